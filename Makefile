@@ -1,0 +1,69 @@
+# `make` or `make help` lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+BENCH_VENV ?= .venv-bench
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL := -m pip install --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test slow lint format bench clean
+
+help: ## list the targets
+	@echo 'usage: make TARGET [PYTHON=python3] [VENV=.venv] [ARGS="more arguments for the command"]'
+	@echo
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.installed-core ## train a flock: a learning curve, a checkpoint and a film in runs/
+	$(BIN)/dmdenv train flocking --agent apg $(ARGS)
+
+test: $(VENV)/.installed-dev ## run the tests, but for the slow ones
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+slow: $(VENV)/.installed-dev ## run the slow tests
+	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+
+lint: $(VENV)/.installed-dev ## check format, style, layers and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.installed-dev ## format, and mend what ruff can mend by itself
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+
+bench: $(BENCH_VENV)/.installed-benchmarks ## compare speed with JAX MD (in an environment of its own: .venv-bench)
+	$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
+
+clean: ## remove caches and build products; keeps the virtual environments and runs/
+	rm -rf build dist dmdenv.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -path './.*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stamp in the virtual environment says what has been installed there; only a change of pyproject.toml installs again.
+
+$(VENV)/.created $(BENCH_VENV)/.created: %/.created:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo 'error: there is no $(PYTHON); name a Python of 3.11 or newer: make PYTHON=/path/to/python' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: dmdenv needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1);" \
+	    'name a newer one: make PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo 'error: $(PYTHON) has no venv module (on Debian and Ubuntu: apt install python3-venv)' >&2; exit 1; }
+	$(PYTHON) -m venv $*
+	@touch $@
+
+$(VENV)/.installed-core: pyproject.toml | $(VENV)/.created
+	$(BIN)/python $(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/.created
+	$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
+	@touch $(VENV)/.installed-core $@
+
+$(BENCH_VENV)/.installed-benchmarks: pyproject.toml | $(BENCH_VENV)/.created
+	$(BENCH_VENV)/bin/python $(PIP_INSTALL) --editable '.[benchmarks]'
+	@touch $@

@@ -1,0 +1,200 @@
+"""Analytic policy gradient: ascend the reward by its exact gradient through the dynamics.
+
+A batch of `B` environments runs for a window of `T` steps under the policy `a = pi_w(o)`. The loss is
+
+    L(w) = -1/B sum_b  sum_t g^t r_{b,t} / sum_t g^t,      t = 0 .. T-1,
+
+and its derivative by the weights goes through policy, observation and dynamics of all steps of the window. The next
+window goes on from where this one ended, as from a constant: the gradient sees `T` steps ahead, and reverse mode
+stores one window.
+
+Reference: Freeman et al., "Brax - A Differentiable Physics Engine for Large Scale Rigid Body Simulation", NeurIPS
+Datasets and Benchmarks 2021, section 4.3 ("Analytic Policy Gradient").
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dmdenv.agents.checks import check_number, check_sizes, check_whole
+from dmdenv.agents.networks import DeterministicPolicy, deterministic_policy
+from dmdenv.agents.protocol import Metrics
+from dmdenv.envs.base import Env, Observation, Params, State
+from dmdenv.pytree import Replaceable, pytree
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Analytic policy gradient.
+
+    Raises:
+        ValueError: for a bad value; the message names the field, the value and what is valid.
+    """
+
+    updates: int = 300
+    """Updates of the policy in a training."""
+    num_envs: int = 64
+    """Environments in the batch."""
+    window: int = 32
+    """Steps in one update, and how far ahead the gradient sees."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Sizes of the policy's hidden layers."""
+    learning_rate: float = 3e-3
+    """Adam's step size at the start; falls to zero along half a cosine."""
+    max_gradient_norm: float = 1.0
+    """Longer gradients are scaled down to this norm."""
+    discount: float = 1.0
+    """Weight of a reward relative to that of the step before it, within a window; 1 weighs all steps alike."""
+
+    def __post_init__(self):
+        check_whole(self, "updates", "num_envs", "window")
+        check_sizes(self, "hidden")
+        check_number(self, "learning_rate", "max_gradient_norm")
+        check_number(self, "discount", to=1.0)
+
+
+@pytree
+class TrainState(Replaceable):
+    """All that evolves in a training."""
+
+    policy: DeterministicPolicy
+    optimizer: optax.OptState
+    env_states: State  # each leaf [num_envs, ...]
+    observations: Observation  # [num_envs, ...]
+    key: jax.Array  # []
+    updates: jax.Array  # int32 []
+
+
+def init(env: Env, config: Config, key: jax.Array, *, params: Params | None = None) -> TrainState:
+    """The state before the first update.
+
+    Raises:
+        UnfitError: when no shared policy fits the environment's spaces.
+    """
+    params = env.default_params if params is None else params
+    key, policy_key, reset_key = jax.random.split(key, 3)
+    first = deterministic_policy(env, config.hidden, policy_key)
+    observations, env_states = jax.vmap(env.reset, (0, None))(jax.random.split(reset_key, config.num_envs), params)
+    return TrainState(
+        policy=first,
+        optimizer=_optimizer(config).init(first),  # pyright: ignore[reportArgumentType]
+        env_states=_staggered(env_states, config, params),
+        observations=observations,
+        key=key,
+        updates=jnp.int32(0),
+    )
+
+
+def update(env: Env, config: Config, state: TrainState, *, params: Params | None = None) -> tuple[TrainState, Metrics]:
+    """One window, one step of Adam.
+
+    A gradient that is not finite is dropped: policy and optimiser stay as they are, and the metric `skipped` is 1.
+
+    Returns:
+        `(state, metrics)`; the metrics are scalars: `loss`, `reward` (mean over batch and window), `gradient_norm`
+        (before clipping), `skipped`, and the mean over batch and window of every scalar in `info`, among them
+        `overflow` and `nonfinite`.
+    """
+    params = env.default_params if params is None else params
+    key, window_key = jax.random.split(state.key)
+
+    def loss_of(policy):
+        return window_loss(env, config, policy, state.env_states, state.observations, window_key, params=params)
+
+    (loss, (env_states, observations, metrics)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.policy)
+    norm = optax.tree.norm(gradient)
+    finite = jnp.isfinite(norm)
+    changes, optimizer = _optimizer(config).update(gradient, state.optimizer)  # pyright: ignore[reportArgumentType]
+    policy = optax.apply_updates(state.policy, changes)  # pyright: ignore[reportArgumentType]
+    policy, optimizer = jax.tree.map(
+        functools.partial(jnp.where, finite), (policy, optimizer), (state.policy, state.optimizer)
+    )
+    state = TrainState(
+        policy=policy,
+        optimizer=optimizer,
+        env_states=env_states,
+        observations=observations,
+        key=key,
+        updates=state.updates + 1,
+    )
+    own = {"loss": loss, "gradient_norm": norm, "skipped": 1.0 - finite}
+    return state, {**own, **metrics}
+
+
+def train(env: Env, config: Config, key: jax.Array, *, params: Params | None = None) -> tuple[TrainState, Metrics]:
+    """A whole training: `init`, then `config.updates` times `update`.
+
+    Returns:
+        `(state, metrics)`, the metrics of all updates `[updates]`.
+    """
+    state = init(env, config, key, params=params)
+    return jax.lax.scan(lambda state, _: update(env, config, state, params=params), state, length=config.updates)
+
+
+def policy(env: Env, config: Config, state: TrainState) -> DeterministicPolicy:
+    """The policy of a state."""
+    return state.policy
+
+
+def window_loss(
+    env: Env,
+    config: Config,
+    policy: DeterministicPolicy,
+    env_states: State,
+    observations: Observation,
+    key: jax.Array,
+    *,
+    params: Params,
+) -> tuple[jax.Array, tuple[State, Observation, Metrics]]:
+    """The loss of one window, see the module's formula; to be differentiated by `policy`.
+
+    Args:
+        env: the environment.
+        config: the agent's settings.
+        policy: the policy that acts.
+        env_states: where the window begins, each leaf `[num_envs, ...]`.
+        observations: of these states `[num_envs, ...]`.
+        key: of policy and dynamics, consumed.
+        params: the environment's parameters.
+
+    Returns:
+        `(loss, (env_states, observations, metrics))`: states and observations at the end of the window, and the mean
+        over batch and window of the reward and of every scalar in `info`.
+    """
+
+    def step_one(key, env_state, observation):
+        policy_key, step_key = jax.random.split(key)
+        action = policy(policy_key, observation)
+        observation, env_state, reward, _, _, info = env.step(step_key, env_state, action, params)
+        metrics = {name: value for name, value in info.items() if name != "final_observation"}
+        return (env_state, observation), (reward, metrics)
+
+    def step_all(carry, keys):
+        return jax.vmap(step_one)(keys, *carry)
+
+    keys = jax.random.split(key, (config.window, config.num_envs))
+    (env_states, observations), (rewards, metrics) = jax.lax.scan(step_all, (env_states, observations), keys)
+    weights = config.discount ** jnp.arange(config.window, dtype=rewards.dtype)
+    loss = -jnp.dot(weights / jnp.sum(weights), jnp.mean(rewards, axis=1))
+    means: dict[str, Any] = {"reward": jnp.mean(rewards), **jax.tree.map(jnp.mean, metrics)}
+    return loss, (env_states, observations, means)
+
+
+def _optimizer(config: Config) -> optax.GradientTransformation:
+    schedule = optax.cosine_decay_schedule(config.learning_rate, config.updates)
+    return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(schedule))
+
+
+def _staggered(env_states: State, config: Config, params: Params) -> State:
+    """The states, with clocks that make their first episodes end one after the other.
+
+    Without it all environments would be in the same phase of their episode, and successive updates would fit the
+    policy to the start, then to the end of an episode. Clocks differ by whole windows: where `max_steps` is a multiple
+    of the window every episode ends between two windows, so that no gradient is cut short by a reset.
+    """
+    time = jnp.arange(config.num_envs) * config.window % params.max_steps
+    return env_states.replace(time=time.astype(env_states.time.dtype))

@@ -1,0 +1,97 @@
+"""Networks of the agents: a perceptron on the last axis of the observation, so that rows share one policy."""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from dmdenv.agents.protocol import UnfitError
+from dmdenv.envs.base import Env
+from dmdenv.pytree import Replaceable, pytree, static
+
+LAST_LAYER_SCALE = 0.01  # first actions are close to zero, in the steep part of the tanh: every direction is open
+
+
+class Perceptron(nnx.Module):
+    """`x -> W_L s(... s(W_1 x + b_1) ...) + b_L` on the last axis, with `s = tanh`.
+
+    tanh is smooth, so that a gradient through the physics never meets a kink of the policy. Kernels begin orthogonal,
+    biases at zero, in the default precision.
+
+    Args:
+        sizes: length of the last axis at the input, after each hidden layer, and at the output.
+        rngs: source of the first weights.
+    """
+
+    def __init__(self, sizes: Sequence[int], *, rngs: nnx.Rngs):
+        scales = [math.sqrt(2.0)] * (len(sizes) - 2) + [LAST_LAYER_SCALE]
+        self.layers = nnx.List(
+            nnx.Linear(
+                inputs,
+                outputs,
+                kernel_init=nnx.initializers.orthogonal(scale),
+                param_dtype=jnp.result_type(float),
+                rngs=rngs,
+            )
+            for inputs, outputs, scale in zip(sizes[:-1], sizes[1:], scales, strict=True)
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., sizes[0]] -> [..., sizes[-1]]`."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = nnx.tanh(layer(x))
+        return last(x)
+
+
+@pytree
+class DeterministicPolicy(Replaceable):
+    """`action = tanh(perceptron(observation))`, row by row: a `Policy`.
+
+    An observation `[*rows, m]` gives an action `[*rows, *row_action]`. The weights know nothing of the number of rows,
+    so a policy trained on 32 particles acts on 1,000.
+    """
+
+    weights: nnx.State
+    graph: nnx.GraphDef = static()
+    row_action: tuple[int, ...] = static()  # shape of one row's action
+
+    def __call__(self, key: jax.Array, observation: jax.Array) -> jax.Array:
+        """The action within [-1, 1]; the key is not used."""
+        network = nnx.merge(self.graph, self.weights)
+        return jnp.tanh(network(observation)).reshape(*observation.shape[:-1], *self.row_action)
+
+
+def deterministic_policy(env: Env, hidden: Sequence[int], key: jax.Array) -> DeterministicPolicy:
+    """A fresh policy that fits the environment's spaces.
+
+    Args:
+        env: with observations `[m]` and actions `[a]`, or one row for each particle: `[n, m]` and `[n]` or `[n, a]`.
+        hidden: sizes of the hidden layers.
+        key: of the first weights, consumed.
+
+    Raises:
+        UnfitError: when no policy on the last axis fits the shapes; the message says what would.
+    """
+    row_action = _row_action(type(env).__name__, tuple(env.observation_space().shape), env.action_shape)
+    features = env.observation_space().shape[-1]
+    network = Perceptron((features, *hidden, math.prod(row_action)), rngs=nnx.Rngs(key))
+    graph, weights = nnx.split(network)
+    return DeterministicPolicy(weights=weights, graph=graph, row_action=row_action)
+
+
+def _row_action(name: str, observation: tuple[int, ...], action: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one row's action: what is left of the action's shape behind the observation's rows."""
+    rows = observation[:-1]
+    if not observation or action[: len(rows)] != rows:
+        leading = ", ".join(map(str, rows))
+        fits = (
+            f"[{leading}] or [{leading}, a]" if rows else "observations [m] with actions [a], or rows [n, m] with [n]"
+        )
+        raise UnfitError(
+            f"{name} has observations {list(observation)} and actions {list(action)}; a policy on the last axis of"
+            f" these observations fits actions {fits}"
+        )
+    return action[len(rows) :]

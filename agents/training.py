@@ -1,0 +1,88 @@
+"""The host's side of a training: compile, update, log, save, and stop in good order."""
+
+import sys
+import time
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from dmdenv.agents.interruption import Interruption
+from dmdenv.agents.metrics_log import append_metrics, truncate_metrics
+from dmdenv.agents.runs import Run
+
+SHOWN = 5  # metrics beside the progress bar
+
+
+class CapacityExceeded(RuntimeError):
+    """A static capacity of the environment (a neighbour list's) was too small, so that the physics was wrong."""
+
+
+def train_run(run: Run, *, checkpoint_every: int, interruption: Interruption) -> Any:
+    """Train from the run's last checkpoint (or from the start) to the end.
+
+    Every update is one call of the same compiled function, so that a resumed training is bit by bit the same as an
+    unbroken one. Progress goes to stderr, each update's metrics to the run's log. When asked to stop it finishes the
+    update and writes a checkpoint first.
+
+    Args:
+        run: the run folder.
+        checkpoint_every: updates between two checkpoints; one is always written at the end.
+        interruption: asked after every update.
+
+    Returns:
+        The agent's state after `run.config.updates` updates.
+
+    Raises:
+        Interrupted: when asked to stop.
+        CapacityExceeded: when the environment reports overflow; checkpoints from before remain.
+    """
+    state = run.restore()
+    done, total = int(state.updates), run.config.updates
+    truncate_metrics(run.metrics_path, done)
+    if done == total:
+        return state
+    print(f"compiling the update of {run.agent_name} ...", file=sys.stderr, flush=True)
+    began = time.perf_counter()
+    update = _compiled_update(run, state)
+    print(f"compiled in {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
+    interval = 0.1 if sys.stderr.isatty() else 10.0
+    skipped = 0
+    with tqdm(desc=run.env.id, total=total, initial=done, unit="update", mininterval=interval) as bar:
+        while done < total:
+            began = time.perf_counter()
+            state, metrics = update(state, run.params)
+            row = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            done += 1
+            _raise_on_overflow(row, done)
+            append_metrics(run.metrics_path, {"update": done, "seconds": time.perf_counter() - began, **row})
+            skipped += int(row.get("skipped", 0))
+            bar.set_postfix(_shown(row, skipped), refresh=False)
+            bar.update()
+            if done % checkpoint_every == 0 or done == total or interruption.signum is not None:
+                run.save(state)
+            interruption.check()
+    return state
+
+
+def _compiled_update(run: Run, state: Any):
+    def update(state, params):
+        return run.agent.update(run.env, run.config, state, params=params)
+
+    return jax.jit(update).lower(state, run.params).compile()
+
+
+def _raise_on_overflow(row: dict[str, float], update: int) -> None:
+    if row.get("overflow", 0.0) > 0.0:
+        raise CapacityExceeded(
+            f"update {update}: a capacity of the environment overflowed in {row['overflow']:.1%} of the steps, so that"
+            " interactions were missing; give it more room by --env (`dmdenv list` shows the fields)"
+        )
+
+
+def _shown(row: dict[str, float], skipped: int) -> dict[str, str]:
+    """What stands beside the progress bar: the reward, the task's metrics, and trouble if there was any."""
+    quiet = ("reward", "skipped", "overflow", "nonfinite", "loss", "gradient_norm")
+    names = ["reward", *(name for name in row if name not in quiet)]
+    shown = {name: f"{row[name]:.3g}" for name in names[:SHOWN] if name in row}
+    return shown | ({"skipped": str(skipped)} if skipped else {})

@@ -1,0 +1,23 @@
+"""Differentiable many-body physics environments in JAX."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dmdenv.envs.registry import make_env, registered_envs
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "make_env", "registered_envs"]
+
+_ENVIRONMENT_API = ("make_env", "registered_envs")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ENVIRONMENT_API:
+        from dmdenv.envs import registry
+
+        return getattr(registry, name)
+    raise AttributeError(f"module 'dmdenv' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ENVIRONMENT_API})

@@ -1,0 +1,61 @@
+"""The k nearest neighbours of every particle, found in one sweep over the neighbours."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dmdenv.neighbors import Pairs
+from dmdenv.particles_last import over_particles
+from dmdenv.space import Space
+
+
+def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int) -> jax.Array:
+    """Indices of the k nearest neighbours, nearest first.
+
+    The sweep keeps k running minima a particle, so no `[n, n]` distances are stored. The result is an integer and has
+    no derivative; select by it inside of a `neighbor_sum` for values that have one.
+
+    Args:
+        space: where the particles are.
+        positions: `[n, d]`, unit length.
+        pairs: whom to look at.
+        k: how many; 1 or more.
+
+    Returns:
+        int32 `[n, k]`; a particle's own index stands where it has fewer than k neighbours.
+
+    Raises:
+        ValueError: for k below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k = {k}; valid: 1 or more")
+    space, positions = lax.stop_gradient((space, positions))
+    n = positions.shape[0]
+    own = lax.iota(jnp.int32, n)
+    x = positions.T
+    indices, columns = pairs.arrays or (None, n)
+
+    def visit(c, best):
+        distances, names = best
+        if indices is None:
+            j = jnp.full(n, c, jnp.int32)
+            xj = jnp.broadcast_to(lax.dynamic_slice_in_dim(x, c, 1, axis=-1), x.shape)
+        else:
+            j = lax.dynamic_index_in_dim(indices, c, keepdims=False)
+            xj = x.at[:, j].get(mode="promise_in_bounds", wrap_negative_indices=False)
+        (distance,) = over_particles(_squared_distance, (n,), space, x, xj)
+        distance = jnp.where(j == own, jnp.inf, distance)
+        kept_distances, kept_names = [], []
+        for slot in range(k):  # push through the sorted slots; what is larger goes on to the next
+            closer = distance < distances[slot]
+            kept_distances.append(jnp.where(closer, distance, distances[slot]))
+            kept_names.append(jnp.where(closer, j, names[slot]))
+            distance, j = jnp.where(closer, distances[slot], distance), jnp.where(closer, names[slot], j)
+        return jnp.stack(kept_distances), jnp.stack(kept_names)
+
+    start = jnp.full((k, n), jnp.inf, positions.dtype), jnp.broadcast_to(own[None, :], (k, n))
+    return lax.fori_loop(0, columns, visit, start)[1].T
+
+
+def _squared_distance(space: Space, a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.sum(space.displacement(a, b) ** 2)

@@ -1,0 +1,179 @@
+"""Evaluate a function of one pair for all particles at once, with the particle axes last.
+
+`jax.vmap` chooses where a batch axis stands operation by operation; inside a pair function it mixes `[n, 3]` with
+`[3, n]`, and the transposes cost ten times the arithmetic. Here every array keeps the kernel's own axes first and the
+particle axes last, so that each operation is a contiguous, vectorised loop over particles. What does not depend on
+the particle is computed once.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Literal
+
+_ELEMENTWISE = frozenset(
+    """abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
+    convert_element_type copy cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt imag integer_pow
+    is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter not or polygamma pow real reduce_precision
+    rem round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
+    stop_gradient sub tan tanh xor""".split()
+)
+_REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin".split())
+_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
+_SMALL_PRODUCT = 64  # multiply-adds of a matrix product a pair, up to which it is written out
+
+
+def evaluate(
+    jaxpr: ClosedJaxpr, operands: Sequence[jax.Array], mapped: Sequence[bool], particles: tuple[int, ...]
+) -> list[jax.Array]:
+    """The outputs of `jaxpr` for every particle.
+
+    Args:
+        jaxpr: a function of one pair, with operands of shape `s_q`.
+        operands: arrays `[*s_q, *particles]` where mapped, `[*s_q]` where all particles share the value.
+        mapped: which operands have the particle axes.
+        particles: the shape of the particle axes.
+
+    Returns:
+        One array `[*s, *particles]` an output.
+    """
+    values = _run(jaxpr, list(zip(operands, mapped, strict=True)), particles)
+    return [_spread(value, particles) for value in values]
+
+
+Value = tuple[jax.Array, bool]  # an array, and whether it has the particle axes
+
+
+def _run(jaxpr: ClosedJaxpr, operands: Sequence[Value], particles: tuple[int, ...]) -> list[Value]:
+    env: dict = dict(zip(jaxpr.jaxpr.constvars, [(c, False) for c in jaxpr.consts], strict=True))
+    env.update(zip(jaxpr.jaxpr.invars, operands, strict=True))
+
+    def read(atom) -> Value:
+        return (atom.val, False) if isinstance(atom, Literal) else env[atom]
+
+    for equation in jaxpr.jaxpr.eqns:
+        env.update(zip(equation.outvars, _apply(equation, list(map(read, equation.invars)), particles), strict=True))
+    return list(map(read, jaxpr.jaxpr.outvars))
+
+
+def _apply(equation, operands: list[Value], particles: tuple[int, ...]) -> list[Value]:
+    name, params = equation.primitive.name, dict(equation.params)
+    if name in _CALLS:
+        inner = params[_CALLS[name]]
+        return _run(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ()), operands, particles)
+    arrays, mapped = [a for a, _ in operands], [m for _, m in operands]
+    if not any(mapped):
+        subfunctions, params = equation.primitive.get_bind_params(params)
+        out = equation.primitive.bind(*subfunctions, *arrays, **params)
+        return [(a, False) for a in (out if equation.primitive.multiple_results else [out])]
+
+    out_aval = equation.outvars[0].aval
+    k, shape = len(particles), out_aval.shape
+    trailing = tuple(range(len(shape), len(shape) + k))
+    if name in _ELEMENTWISE:
+        full = [_spread((jnp.broadcast_to(a, shape), False) if jnp.ndim(a) == 0 and not m else (a, m), particles)
+                for a, m in operands]
+        full = [_raise_rank(a, shape, particles) for a in full]
+        return [(equation.primitive.bind(*full, **params), True)]
+    if name in _REDUCTIONS:
+        return [(equation.primitive.bind(*arrays, **params), True)]
+    if name == "broadcast_in_dim":
+        dimensions = (*params["broadcast_dimensions"], *trailing)
+        return [(lax.broadcast_in_dim(arrays[0], (*shape, *particles), dimensions), True)]
+    if name in ("reshape", "squeeze", "expand_dims"):
+        return [(lax.reshape(arrays[0], (*shape, *particles)), True)]
+    if name == "transpose":
+        return [(lax.transpose(arrays[0], (*params["permutation"], *trailing)), True)]
+    if name == "concatenate":
+        return [(lax.concatenate([_spread(v, particles) for v in operands], params["dimension"]), True)]
+    if name == "slice":
+        starts, limits = (*params["start_indices"], *([0] * k)), (*params["limit_indices"], *particles)
+        strides = None if params["strides"] is None else (*params["strides"], *([1] * k))
+        return [(lax.slice(arrays[0], starts, limits, strides), True)]
+    if name == "pad":
+        padding = [*params["padding_config"], *([(0, 0, 0)] * k)]
+        if not mapped[1]:
+            return [(lax.pad(arrays[0], arrays[1], padding), True)]
+    if name == "dot_general":
+        product = _small_product(equation, operands, particles)
+        if product is not None:
+            return [(product, True)]
+    return _mapped_by_vmap(equation, arrays, mapped, k)
+
+
+def _spread(value: Value, particles: tuple[int, ...]) -> jax.Array:
+    """The array with the particle axes."""
+    array, mapped = value
+    if mapped:
+        return array
+    array = jnp.asarray(array)
+    return lax.broadcast_in_dim(array, (*array.shape, *particles), tuple(range(array.ndim)))
+
+
+def _raise_rank(array: jax.Array, shape: tuple[int, ...], particles: tuple[int, ...]) -> jax.Array:
+    """A scalar operand of an elementwise operation (a select's predicate, a literal) over the kernel's own axes."""
+    own = array.ndim - len(particles)
+    if own == len(shape):
+        return array
+    return lax.broadcast_in_dim(array, (*shape, *particles), tuple(range(len(shape), len(shape) + len(particles))))
+
+
+def _small_product(equation, operands: list[Value], particles: tuple[int, ...]) -> jax.Array | None:
+    """A product of small matrices, written out as multiply and add over the particles; None when it is not small."""
+    (contract_a, contract_b), (batch_a, batch_b) = equation.params["dimension_numbers"]
+    avals = [v.aval for v in equation.invars]
+    out = equation.outvars[0].aval
+    depth = math.prod(avals[0].shape[q] for q in contract_a)
+    free_a = [q for q in range(len(avals[0].shape)) if q not in (*contract_a, *batch_a)]
+    free_b = [q for q in range(len(avals[1].shape)) if q not in (*contract_b, *batch_b)]
+    if math.prod(out.shape[len(batch_a) :]) * depth > _SMALL_PRODUCT:
+        return None
+    rank = len(out.shape) + len(contract_a)
+    sizes = (*out.shape, *(avals[0].shape[q] for q in contract_a))
+    at_batch, at_a = range(len(batch_a)), range(len(batch_a), len(batch_a) + len(free_a))
+    at_b, at_contract = range(len(batch_a) + len(free_a), len(out.shape)), range(len(out.shape), rank)
+    trailing = range(rank, rank + len(particles))
+
+    def laid_out(value, batch, free, at_free, contract):
+        array = _spread(value, particles).astype(out.dtype)
+        where = dict(zip((*batch, *free, *contract), (*at_batch, *at_free, *at_contract), strict=True))
+        own = [where[q] for q in range(len(where))]
+        order = sorted(range(len(own)), key=own.__getitem__)
+        array = lax.transpose(array, (*order, *range(len(own), array.ndim)))
+        return lax.broadcast_in_dim(array, (*sizes, *particles), (*sorted(own), *trailing))
+
+    a = laid_out(operands[0], batch_a, free_a, at_a, contract_a)
+    b = laid_out(operands[1], batch_b, free_b, at_b, contract_b)
+    return jnp.sum(a * b, axis=tuple(at_contract), dtype=out.dtype)
+
+
+def _mapped_by_vmap(equation, arrays: Sequence[jax.Array], mapped: Sequence[bool], axes: int) -> list[Value]:
+    """Any other operation: `jax.vmap` over the particle axes, from the last to the first and put back there."""
+    subfunctions, params = equation.primitive.get_bind_params(dict(equation.params))
+
+    def function(*operands):
+        out = equation.primitive.bind(*subfunctions, *operands, **params)
+        return out if equation.primitive.multiple_results else [out]
+
+    fun: Callable = function
+    for _ in range(axes):
+        fun = jax.vmap(fun, in_axes=tuple(-1 if m else None for m in mapped), out_axes=-1)
+    return [(a, True) for a in fun(*arrays)]
+
+
+def over_particles(function: Callable, particles: tuple[int, ...], shared, *mapped) -> list[jax.Array]:
+    """`function(shared, *own)` for every particle: a flat list of its outputs, particle axes last.
+
+    Args:
+        function: takes the shared tree and one particle's arrays.
+        particles: the shape of the particle axes.
+        shared: a tree of values that all particles share.
+        mapped: arrays `[..., *particles]`.
+    """
+    own = [jax.ShapeDtypeStruct(a.shape[: a.ndim - len(particles)], a.dtype) for a in mapped]
+    leaves = jax.tree.leaves(shared)
+    jaxpr = jax.make_jaxpr(function)(shared, *own)
+    return evaluate(jaxpr, [*leaves, *mapped], [False] * len(leaves) + [True] * len(mapped), particles)

@@ -1,0 +1,231 @@
+"""The environment contract: what every environment is, and what all of them share.
+
+An environment writes its physics in three methods (`initial_state`, `advance`, `observe`); time limit, flags,
+`info` and auto-reset are here, once.
+"""
+
+import abc
+import dataclasses
+import functools
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, dataclass_transform
+
+import gymnasium
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from dmdenv.any_in_batch import any_in_batch
+from dmdenv.pytree import Replaceable, pytree
+
+Info = dict[str, Any]
+Observation = jax.Array
+
+
+def parameter(default: float | int | tuple, *, unit: str, doc: str, low: float = -np.inf, high: float = np.inf) -> Any:
+    """A field of `Params`: its default (a whole number allows whole numbers only), unit, meaning and closed range."""
+    return dataclasses.field(default=default, metadata={"unit": unit, "doc": doc, "low": low, "high": high})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(parameter,))
+class Params(Replaceable):
+    """Base of an environment's dynamic parameters: a frozen pytree whose every leaf is an array.
+
+    Changing a parameter never recompiles; parameters can be differentiated and vmapped. All become floating arrays of
+    the default precision, whole numbers too, so that `jax.grad` takes the whole tree. Concrete values are checked at
+    construction; tracers pass unchecked.
+
+    Raises:
+        ValueError: for a value that is not finite or out of its range; the message names the field, the value and
+            what is valid.
+        TypeError: for a value that is not a number or an array of numbers.
+    """
+
+    max_steps: jax.Array
+
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        pytree(cls)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
+            object.__setattr__(self, field.name, _checked(type(self).__name__, field, getattr(self, field.name)))
+
+
+def _checked(owner: str, field: dataclasses.Field, value: Any) -> jax.Array:
+    """The value as a floating array, refused when it is concrete and out of the field's range."""
+    dtype = jnp.result_type(float)
+    if isinstance(value, jax.core.Tracer):
+        return value.astype(dtype)
+    whole = isinstance(field.default, int)
+    low, high = field.metadata["low"], field.metadata["high"]
+    name, valid = f"{owner}.{field.name}", f"valid: {'whole' if whole else 'finite'} numbers from {low:g} to {high:g}"
+    try:
+        concrete = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} = {value!r} is not a number; {valid}") from None
+    if not np.all(np.isfinite(concrete) & (low <= concrete) & (concrete <= high)):
+        raise ValueError(f"{name} = {value!r} is out of range; {valid}")
+    if whole and np.any(concrete != np.round(concrete)):
+        raise ValueError(f"{name} = {value!r} is not whole; {valid}")
+    return jnp.asarray(value, dtype)
+
+
+@pytree
+class State(Replaceable):
+    """What every environment's state holds besides its physics. All shapes are for one instance."""
+
+    time: jax.Array  # int32 [], steps since the reset
+    overflow: jax.Array  # bool [], sticky: some static capacity (a neighbour list's) was exceeded in this episode
+    nonfinite: jax.Array  # bool [], sticky: a NaN or an infinity appeared in this episode
+
+
+def initial_flags() -> dict[str, jax.Array]:
+    """The fields of `State` at the start of an episode, to be splatted into a subclass."""
+    return {"time": jnp.int32(0), "overflow": jnp.asarray(False), "nonfinite": jnp.asarray(False)}
+
+
+S = TypeVar("S", bound=State)
+P = TypeVar("P", bound=Params)
+
+
+class Transition(NamedTuple, Generic[S]):
+    """What `advance` returns: the physics of one step, before the contract's bookkeeping."""
+
+    state: S
+    reward: jax.Array  # float []
+    terminated: jax.Array  # bool []
+    metrics: dict[str, jax.Array]  # scalars, the same keys at every step
+
+
+class Env(abc.ABC, Generic[S, P]):
+    """A frozen, hashable description of an environment: its static configuration and its pure functions.
+
+    Everything that may change without recompilation is in `Params`. All methods but `render` are pure, so they can be
+    jitted, vmapped, scanned and differentiated. Keys are consumed.
+    """
+
+    id: ClassVar[str]
+    state_type: ClassVar[type[State]]
+
+    # --- what an environment provides -----------------------------------------------------------------------------
+
+    @property
+    @abc.abstractmethod
+    def default_params(self) -> P:
+        """The parameters of the task as documented; a starting point for `.replace(...)`."""
+
+    @abc.abstractmethod
+    def initial_state(self, key: jax.Array, params: P) -> S:
+        """A random state at the start of an episode."""
+
+    @abc.abstractmethod
+    def advance(self, key: jax.Array, state: S, action: jax.Array, params: P) -> Transition[S]:
+        """The physics of one step; `action` is within [-1, 1] and of the declared shape."""
+
+    @abc.abstractmethod
+    def observe(self, state: S, params: P) -> Observation:
+        """What the agent sees of a state: an array of the observation space's shape."""
+
+    @abc.abstractmethod
+    def observation_space(self, params: P | None = None) -> gymnasium.spaces.Box:
+        """The space of observations of one instance."""
+
+    @abc.abstractmethod
+    def action_space(self, params: P | None = None) -> gymnasium.spaces.Box:
+        """The space of actions of one instance: a box from -1 to 1."""
+
+    @abc.abstractmethod
+    def render(self, state: S, params: P | None = None) -> np.ndarray:
+        """A picture of one (unbatched) state, uint8 `[H, W, 3]`."""
+
+    def validate(self, params: P) -> None:
+        """Check parameters (numpy leaves) against each other and against the configuration; raises ValueError."""
+
+    # --- what all environments share ------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def action_shape(self) -> tuple[int, ...]:
+        return tuple(self.action_space().shape)
+
+    def reset(self, key: jax.Array, params: P | None = None) -> tuple[Observation, S]:
+        """Start an episode.
+
+        Returns:
+            `(obs, state)`.
+        """
+        params = self._params(params)
+        state = self.initial_state(key, params)
+        return self.observe(state, params), state
+
+    def step_env(
+        self, key: jax.Array, state: S, action: jax.Array, params: P | None = None
+    ) -> tuple[Observation, S, jax.Array, jax.Array, jax.Array, Info]:
+        """One transition, never resetting: the one to differentiate.
+
+        Actions outside of [-1, 1] are clipped. A step after which anything is not finite terminates, with reward 0,
+        an observation of zeros and `info["nonfinite"]` set.
+
+        Returns:
+            `(obs, state, reward, terminated, truncated, info)`; `truncated` at `params.max_steps`, unless terminated.
+
+        Raises:
+            ValueError: when the action has the wrong shape.
+        """
+        params = self._params(params)
+        action = jnp.asarray(action)
+        if action.shape != self.action_shape:
+            raise ValueError(
+                f"action has shape {action.shape}; {type(self).__name__} takes {self.action_shape}, values in [-1, 1]"
+                " (for a batch of instances use jax.vmap)"
+            )
+        action = jnp.clip(action.astype(jnp.result_type(float)), -1.0, 1.0)
+        state, reward, terminated, metrics = self.advance(key, state, action, params)
+        obs = self.observe(state, params)
+        nonfinite = state.nonfinite | ~_all_finite((state, reward, obs))
+        time = state.time + 1
+        state = dataclasses.replace(state, time=time, nonfinite=nonfinite)
+        obs = jnp.where(nonfinite, jnp.zeros_like(obs), obs)
+        reward = jnp.where(nonfinite, jnp.zeros_like(reward), reward)
+        terminated = terminated | nonfinite
+        truncated = (time >= params.max_steps) & ~terminated
+        info = {"final_observation": obs, "overflow": state.overflow, "nonfinite": nonfinite, **metrics}
+        return obs, state, reward, terminated, truncated, info
+
+    def step(
+        self, key: jax.Array, state: S, action: jax.Array, params: P | None = None
+    ) -> tuple[Observation, S, jax.Array, jax.Array, jax.Array, Info]:
+        """One transition; where it ends an episode, the returned `obs` and `state` are those of a fresh one.
+
+        `info["final_observation"]` is the observation before the reset. No gradient flows through a reset. Under
+        `vmap` the reset runs only in a step in which some instance ends.
+
+        Returns:
+            `(obs, state, reward, terminated, truncated, info)`.
+        """
+        params = self._params(params)
+        step_key, reset_key = jax.random.split(key)
+        obs, state, reward, terminated, truncated, info = self.step_env(step_key, state, action, params)
+        done = terminated | truncated
+        fixed = jax.lax.stop_gradient(params)
+
+        def reset_where_done(now):
+            fresh = jax.lax.stop_gradient(self.reset(reset_key, fixed))
+            return jax.tree.map(functools.partial(jnp.where, done), fresh, now)
+
+        obs, state = jax.lax.cond(any_in_batch(done), reset_where_done, lambda now: now, (obs, state))
+        return obs, state, reward, terminated, truncated, info
+
+    def _params(self, params: P | None) -> P:
+        """The defaults for None; concrete parameters are validated, traced ones were so before or set flags."""
+        if params is None:
+            return self.default_params
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
+            self.validate(jax.tree.map(np.asarray, params))
+        return params
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    """bool []: every floating leaf of the tree is finite."""
+    leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    return functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(x)) for x in leaves], jnp.asarray(True))
