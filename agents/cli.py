@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,11 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     try:
         code = _run(_parse(list(sys.argv[1:] if arguments is None else arguments)))
+        sys.stdout.flush()
     except UsageError as error:
         print(f"dmdenv: error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:  # nobody reads on, as in `dmdenv list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
     sys.exit(code)
 
 

@@ -11,7 +11,7 @@ from dmdenv.agents.evaluate import random_policy, zero_policy
 from dmdenv.agents.film import film_states, record
 from dmdenv.agents.interruption import Interrupted, Interruption
 from dmdenv.agents.options import RolloutOptions
-from dmdenv.agents.protocol import Policy
+from dmdenv.agents.protocol import Policy, UnfitError
 from dmdenv.agents.runs import Run, field_values
 from dmdenv.agents.usage import UsageError, blaming
 from dmdenv.envs.base import Env, Params
@@ -77,6 +77,8 @@ def _run_scene(options: RolloutOptions) -> Scene:
         path, update = path.parents[1], int(path.name)
     with blaming(f"{argument} (valid: zero, random, RUN_DIR, RUN_DIR/checkpoints/N)"):
         run = Run.open(path)
+        if not run.saved_updates():
+            raise UsageError(f"{argument}: there is no checkpoint yet; valid: a run that has written one")
         policy = run.policy(run.restore(update))
     if options.env_id not in (None, run.env.id):
         raise UsageError(
@@ -84,7 +86,7 @@ def _run_scene(options: RolloutOptions) -> Scene:
         )
     env = environment(run.env.id, options.env, base=field_values(run.env))
     params = parameters(run.params, options.params)
-    with blaming(f"--env {' '.join(options.env)}"):
+    with blaming(f"--env {' '.join(options.env)}", (UnfitError,)):
         observation, _ = jax.eval_shape(env.reset, jax.random.key(0), params)
         _check_fit(env, policy, observation)
     return Scene(env, params, policy)
@@ -94,4 +96,4 @@ def _check_fit(env: Env, policy: Policy, observation: jax.ShapeDtypeStruct) -> N
     """Refuse a policy whose actions do not have the environment's shape."""
     action = jax.eval_shape(policy, jax.random.key(0), observation)
     if action.shape != env.action_shape:
-        raise ValueError(f"the policy's actions are {list(action.shape)}, the environment's {list(env.action_shape)}")
+        raise UnfitError(f"the policy's actions are {list(action.shape)}, the environment's {list(env.action_shape)}")

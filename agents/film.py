@@ -8,11 +8,11 @@ from typing import Any
 import imageio.v2 as imageio
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from dmdenv.agents.evaluate import Evaluation, watch
 from dmdenv.agents.files import replacing
 from dmdenv.agents.interruption import Interruption
+from dmdenv.agents.progress import progress
 from dmdenv.agents.protocol import Policy
 from dmdenv.envs.base import Env, Params, State
 
@@ -56,7 +56,7 @@ def film_states(
     """
 
     def frames():
-        for state in tqdm(states, desc=f"film {path.name}", unit="frame"):
+        for state in progress(states, desc=f"film {path.name}", unit="frame"):
             interruption.check()
             yield env.render(state, params)
 

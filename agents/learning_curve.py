@@ -14,6 +14,7 @@ from dmdenv.agents.files import replacing
 COLUMNS = 3
 INK, FAINT, MARK = "#1b6ca8", "#a9cbe3", "#c0392b"
 HIDDEN = {"update", "seconds"}
+OPTIMISATION = {"loss", "gradient_norm"}
 FLAGS = {"skipped", "overflow", "nonfinite"}  # drawn only when they were ever up
 
 
@@ -29,7 +30,7 @@ def draw_learning_curve(path: Path, rows: Sequence[dict[str, float | None]], *, 
     """
     columns = {name: np.array([math.nan if row[name] is None else row[name] for row in rows]) for name in rows[0]}
     names = [name for name in columns if name not in HIDDEN and (name not in FLAGS or np.any(columns[name] > 0))]
-    names.sort(key=lambda name: name != "reward")
+    names.sort(key=lambda name: (name != "reward", name in OPTIMISATION))  # what the task is about comes first
     height = math.ceil(len(names) / COLUMNS)
     figure = Figure(figsize=(4.2 * COLUMNS, 0.6 + 2.6 * height), layout="constrained", dpi=120)
     figure.suptitle(title, fontsize=13, x=0.01, ha="left")

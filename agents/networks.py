@@ -56,10 +56,17 @@ class DeterministicPolicy(Replaceable):
 
     weights: nnx.State
     graph: nnx.GraphDef = static()
+    features: int = static()  # m, length of one row's observation
     row_action: tuple[int, ...] = static()  # shape of one row's action
 
     def __call__(self, key: jax.Array, observation: jax.Array) -> jax.Array:
-        """The action within [-1, 1]; the key is not used."""
+        """The action within [-1, 1]; the key is not used.
+
+        Raises:
+            UnfitError: for an observation whose last axis has another length than the policy's.
+        """
+        if observation.shape[-1] != self.features:
+            raise UnfitError(f"the policy reads {self.features} numbers a row; here a row has {observation.shape[-1]}")
         network = nnx.merge(self.graph, self.weights)
         return jnp.tanh(network(observation)).reshape(*observation.shape[:-1], *self.row_action)
 
@@ -79,7 +86,7 @@ def deterministic_policy(env: Env, hidden: Sequence[int], key: jax.Array) -> Det
     features = env.observation_space().shape[-1]
     network = Perceptron((features, *hidden, math.prod(row_action)), rngs=nnx.Rngs(key))
     graph, weights = nnx.split(network)
-    return DeterministicPolicy(weights=weights, graph=graph, row_action=row_action)
+    return DeterministicPolicy(weights=weights, graph=graph, features=features, row_action=row_action)
 
 
 def _row_action(name: str, observation: tuple[int, ...], action: tuple[int, ...]) -> tuple[int, ...]:

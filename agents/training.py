@@ -5,10 +5,10 @@ import time
 from typing import Any
 
 import jax
-from tqdm import tqdm
 
 from dmdenv.agents.interruption import Interruption
 from dmdenv.agents.metrics_log import append_metrics, truncate_metrics
+from dmdenv.agents.progress import progress
 from dmdenv.agents.runs import Run
 
 SHOWN = 5  # metrics beside the progress bar
@@ -46,9 +46,8 @@ def train_run(run: Run, *, checkpoint_every: int, interruption: Interruption) ->
     began = time.perf_counter()
     update = _compiled_update(run, state)
     print(f"compiled in {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
-    interval = 0.1 if sys.stderr.isatty() else 10.0
     skipped = 0
-    with tqdm(desc=run.env.id, total=total, initial=done, unit="update", mininterval=interval) as bar:
+    with progress(desc=run.env.id, total=total, initial=done, unit="update") as bar:
         while done < total:
             began = time.perf_counter()
             state, metrics = update(state, run.params)
@@ -59,9 +58,13 @@ def train_run(run: Run, *, checkpoint_every: int, interruption: Interruption) ->
             skipped += int(row.get("skipped", 0))
             bar.set_postfix(_shown(row, skipped), refresh=False)
             bar.update()
-            if done % checkpoint_every == 0 or done == total or interruption.signum is not None:
+            stop = (
+                interruption.signum is not None
+            )  # asked once, so that a signal during the save waits for the next one
+            if done % checkpoint_every == 0 or done == total or stop:
                 run.save(state)
-            interruption.check()
+            if stop:
+                interruption.check()
     return state
 
 

@@ -66,7 +66,12 @@ class Timing:
 
 
 def race(
-    contestants: Mapping[Name, Callable[[], Any]], *, rounds: int = 15, turn: float = 0.05, most: float = 20.0
+    contestants: Mapping[Name, Callable[[], Any]],
+    *,
+    rounds: int = 15,
+    turn: float = 0.05,
+    most: float = 20.0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Name, Timing]:
     """Time functions in turns (A, B, C, A, B, C, ...), so that the noise of a shared machine hits all alike.
 
@@ -74,8 +79,9 @@ def race(
         contestants: functions of no arguments. Arrays that they return are waited for.
         rounds: turns of each contestant.
         turn: a turn repeats a short function until about so many seconds are over.
-        clock: seconds. On one core, `time.process_time` is what a stopwatch shows on an otherwise idle machine.
         most: a contestant that would need more seconds in all takes part in fewer rounds, evenly spread, 3 at least.
+        clock: seconds. For a computation on one core, `time.process_time` (processor time) is what `time.perf_counter`
+            shows on an otherwise idle machine.
     """
     seconds: dict[Name, list[float]] = {name: [] for name in contestants}
     repeats, own_rounds = {}, {}

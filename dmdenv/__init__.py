@@ -3,19 +3,20 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dmdenv.envs.base import Env
     from dmdenv.envs.registry import make_env, registered_envs
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "make_env", "registered_envs"]
+__all__ = ["Env", "__version__", "make_env", "registered_envs"]
 
-_ENVIRONMENT_API = ("make_env", "registered_envs")
+_ENVIRONMENT_API = ("Env", "make_env", "registered_envs")
 
 
 def __getattr__(name: str) -> Any:
     if name in _ENVIRONMENT_API:
-        from dmdenv.envs import registry
+        from dmdenv import envs
 
-        return getattr(registry, name)
+        return getattr(envs, name)
     raise AttributeError(f"module 'dmdenv' has no attribute {name!r}")
 
 

@@ -44,17 +44,21 @@ def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int) -> jax.Arr
             j = lax.dynamic_index_in_dim(indices, c, keepdims=False)
             xj = x.at[:, j].get(mode="promise_in_bounds", wrap_negative_indices=False)
         (distance,) = over_particles(_squared_distance, (n,), space, x, xj)
-        distance = jnp.where(j == own, jnp.inf, distance)
-        kept_distances, kept_names = [], []
-        for slot in range(k):  # push through the sorted slots; what is larger goes on to the next
-            closer = distance < distances[slot]
-            kept_distances.append(jnp.where(closer, distance, distances[slot]))
-            kept_names.append(jnp.where(closer, j, names[slot]))
-            distance, j = jnp.where(closer, distances[slot], distance), jnp.where(closer, names[slot], j)
-        return jnp.stack(kept_distances), jnp.stack(kept_names)
+        distance, j = jnp.where(j == own, jnp.inf, distance)[None, :], j[None, :]
+        # insertion into the sorted slots [k, n]: what is farther moves on by one
+        nearer_slots, nearer_names = _shifted(distances, -jnp.inf), _shifted(names, 0)
+        before, passes = distance < distances, distance < nearer_slots
+        distances = jnp.where(before, jnp.where(passes, nearer_slots, distance), distances)
+        names = jnp.where(before, jnp.where(passes, nearer_names, j), names)
+        return distances, names
 
     start = jnp.full((k, n), jnp.inf, positions.dtype), jnp.broadcast_to(own[None, :], (k, n))
     return lax.fori_loop(0, columns, visit, start)[1].T
+
+
+def _shifted(slots: jax.Array, first: float) -> jax.Array:
+    """Slots `[k, n]` moved on by one, with `first` in slot 0."""
+    return jnp.concatenate([jnp.full_like(slots[:1], first), slots[:-1]])
 
 
 def _squared_distance(space: Space, a: jax.Array, b: jax.Array) -> jax.Array:

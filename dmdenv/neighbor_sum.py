@@ -74,9 +74,7 @@ def neighbor_sum(
     shared = traced.consts  # whatever the kernel closes over, traced values among it
     body = functools.partial(jax.core.eval_jaxpr, traced.jaxpr)
     x = [jnp.moveaxis(leaf, 0, -1) for leaf in leaves]
-    pair_kernel = Kernel.trace(
-        lambda shared, xi, xj: body(shared, *xi, *xj), shared, [_one(a) for a in x]
-    )
+    pair_kernel = Kernel.trace(lambda shared, xi, xj: body(shared, *xi, *xj), shared, [_one(a) for a in x])
     for aval in pair_kernel.jaxpr.out_avals:
         if not jnp.issubdtype(aval.dtype, jnp.number):
             raise TypeError(f"kernel returned {aval.dtype}; valid: numbers (count with jnp.where(condition, 1, 0))")
@@ -92,7 +90,9 @@ def _particle_count(leaves: Sequence[jax.Array], pairs: Pairs) -> int:
         raise ValueError(f"features has leaves of shape {shapes}; valid: arrays [n, ...] with one common n")
     n = shapes[0][0]
     if pairs.count is not None and pairs.count != n:
-        raise ValueError(f"features has {n} particles; valid: {pairs.count}, as many as the neighbour list was built for")
+        raise ValueError(
+            f"features has {n} particles; valid: {pairs.count}, as many as the neighbour list was built for"
+        )
     return n
 
 
@@ -124,7 +124,9 @@ class Kernel:
     def __call__(self, shared: Sequence, xi: Sequence, xj: Sequence) -> list:
         return jaxpr_as_fun(self.jaxpr)(*shared, *xi, *xj)
 
-    def over(self, shared: Sequence, xi: Sequence, xj: Sequence, particles: tuple[int, ...], *, xj_mapped: bool) -> list:
+    def over(
+        self, shared: Sequence, xi: Sequence, xj: Sequence, particles: tuple[int, ...], *, xj_mapped: bool
+    ) -> list:
         """The kernel of many pairs at once: `xi` and (where mapped) `xj` have the particle axes last."""
         mapped = [False] * len(shared) + [True] * len(xi) + [xj_mapped] * len(xj)
         return evaluate(self.jaxpr, [*shared, *xi, *xj], mapped, particles)
@@ -176,6 +178,8 @@ def _column_sweep(*operands, kernel: Kernel, parity: tuple[int, ...]) -> list[ja
         return [total + y for total, y in zip(sums, _masked(outputs, particle != j), strict=True)]
 
     zeros = [jnp.zeros((*aval.shape, n), aval.dtype) for aval in kernel.jaxpr.out_avals]
+    if n == 0:
+        return zeros
     return lax.fori_loop(0, columns, add_column, zeros)
 
 
@@ -326,7 +330,9 @@ def _batch(operands, axes, *, kernel: Kernel, parity: tuple[int, ...]):
 
 def _batch_kernel(operands, axes, kernel: Kernel, parity: tuple[int, ...]):
     axis_of = [None if axis is batching.not_mapped else 0 for axis in axes]
-    operands = [a if to is None else jnp.moveaxis(a, axis, 0) for a, axis, to in zip(operands, axes, axis_of, strict=True)]
+    operands = [
+        a if to is None else jnp.moveaxis(a, axis, 0) for a, axis, to in zip(operands, axes, axis_of, strict=True)
+    ]
     shared, x, pairs = _split(operands, kernel)
     shared_axes, x_axes, _ = _split(axis_of, kernel)
     batched = jax.vmap(kernel, in_axes=(shared_axes, x_axes, x_axes))
@@ -368,7 +374,12 @@ def _batch_lists(operands, axes, kernel: Kernel, parity: tuple[int, ...]):
     return out, [y.ndim - 2 for y in out]
 
 
-neighbor_sum_p.def_impl(lambda *operands, **static: jax.jit(functools.partial(neighbor_sum_p.bind, **static))(*operands))
+def _evaluate_eagerly(*operands, **static):
+    with jax.disable_jit(False):  # under jax.disable_jit, bind would come back here
+        return jax.jit(functools.partial(neighbor_sum_p.bind, **static))(*operands)
+
+
+neighbor_sum_p.def_impl(_evaluate_eagerly)
 neighbor_sum_p.def_abstract_eval(_abstract)
 ad.primitive_jvps[neighbor_sum_p] = _jvp
 ad.primitive_transposes[neighbor_sum_p] = _transpose

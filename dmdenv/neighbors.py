@@ -59,7 +59,9 @@ class NeighborList(Replaceable):
     space: Space  # at the last build
     cutoff: jax.Array  # float [], unit length
     skin: jax.Array  # float [], unit length
-    overflow: jax.Array  # bool [], sticky: a capacity was exceeded or the cells do not fit the box; pairs may be missing
+    overflow: (
+        jax.Array
+    )  # bool [], sticky: a capacity was exceeded or the cells do not fit the box; pairs may be missing
     cells: tuple[int, ...] = static()  # along each axis
     run_capacity: int = static()  # particles in five cells in a row
 
@@ -76,9 +78,7 @@ class NeighborList(Replaceable):
 Pairs = AllPairs | NeighborList
 
 
-def allocate(
-    space: Space, positions: jax.Array, *, cutoff: float, skin: float, slack: float = 1.25
-) -> NeighborList:
+def allocate(space: Space, positions: jax.Array, *, cutoff: float, skin: float, slack: float = 1.25) -> NeighborList:
     """Choose capacities for these positions, on the host, and build the list.
 
     Args:
@@ -96,8 +96,12 @@ def allocate(
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((space, positions, cutoff, skin))):
         raise TypeError("allocate chooses array sizes, so it runs outside of jit and vmap; inside, use update")
     positions = jnp.asarray(positions)
-    if positions.ndim != 2 or positions.shape[1] not in (2, 3) or not np.all(np.isfinite(positions)):
-        raise ValueError(f"positions has shape {positions.shape}; valid: finite numbers [n, 2] or [n, 3]")
+    if positions.ndim != 2 or positions.shape[1] not in (2, 3) or not len(positions):
+        raise ValueError(f"positions has shape {positions.shape}; valid: [n, 2] or [n, 3]")
+    if not (jnp.issubdtype(positions.dtype, jnp.floating) and np.all(np.isfinite(positions))):
+        raise ValueError(
+            f"positions holds {positions.dtype}, not all finite or not floating-point; valid: finite floats"
+        )
     if not (cutoff > 0 and math.isfinite(cutoff)):
         raise ValueError(f"cutoff = {cutoff}; valid: a positive length")
     if not (skin >= 0 and math.isfinite(skin)):
@@ -108,8 +112,10 @@ def allocate(
     if isinstance(space, Periodic):
         extent = np.broadcast_to(np.asarray(space.box, float), (dimension,))
         if cutoff > extent.min() / 2:
-            raise ValueError(f"cutoff = {cutoff} in a box of {extent.tolist()}; valid: up to half the shortest side,"
-                             f" {extent.min() / 2:g}")
+            raise ValueError(
+                f"cutoff = {cutoff} in a box of {extent.tolist()}; valid: up to half the shortest side,"
+                f" {extent.min() / 2:g}"
+            )
     else:
         extent = np.ptp(np.asarray(positions, float), axis=0)
     empty = NeighborList(
@@ -120,7 +126,7 @@ def allocate(
         cutoff=jnp.asarray(cutoff, positions.dtype),
         skin=jnp.asarray(skin, positions.dtype),
         overflow=jnp.asarray(False),
-        cells=_choose_cells(space, extent, cutoff + skin, len(positions)),
+        cells=_choose_cells(space, extent, cutoff + skin, positions),
         run_capacity=1,
     )
     longest = int(jax.jit(_longest_run)(empty, space, positions))
@@ -162,12 +168,15 @@ def update(neighbors: NeighborList, space: Space, positions: jax.Array) -> Neigh
         A list of the same capacities; check its `overflow` on the host, and `allocate` anew where it is set.
     """
     neighbors, space, positions = lax.stop_gradient((neighbors, space, positions))
-    return lax.cond(
+    updated = lax.cond(
         any_in_batch(_outdated(neighbors, space, positions)),
         _build,
         lambda neighbors, space, positions: neighbors,
         *(neighbors, space, positions),
     )
+    if not isinstance(space, Periodic):
+        return updated
+    return updated.replace(overflow=updated.overflow | ~(neighbors.cutoff <= jnp.min(space.box) / 2))
 
 
 def _outdated(neighbors: NeighborList, space: Space, positions: jax.Array) -> jax.Array:
@@ -193,30 +202,32 @@ def _stretch(old: Space, new: Space, dimension: int) -> jax.Array:
 # --- building ---------------------------------------------------------------------------------------------------------
 
 
-def _choose_cells(space: Space, extent: np.ndarray, reach: float, n: int) -> tuple[int, ...]:
+def _choose_cells(space: Space, extent: np.ndarray, reach: float, positions: jax.Array) -> tuple[int, ...]:
     """Cells along each axis: as narrow as half the reach allows (with a margin for rounding), but few beside n."""
-    width = reach / _REACH * (1 + 1e-4)
+    width = reach / _REACH * (1 + 1e-4) + 4 * float(jnp.finfo(positions.dtype).eps) * extent
     covering = 2 * _REACH + 1
-    limit = max(covering, int((8 * n) ** (1 / len(extent))))
+    limit = max(covering, int((8 * len(positions)) ** (1 / len(extent))))
     if isinstance(space, Periodic):
-        return tuple(int(min(max(1, side // width), limit)) for side in extent)
-    return tuple(int(min(max(covering, side // width + 1), limit)) for side in extent)
+        return tuple(int(min(max(1, count), limit)) for count in extent // width)
+    return tuple(int(min(max(covering, count + 1), limit)) for count in extent // width)
 
 
 def _grid(neighbors: NeighborList, space: Space, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Positions in one image `[d, n]`, cell coordinates int32 `[d, n]`, and whether the cells are too narrow, `[]`."""
     cells = jnp.asarray(neighbors.cells)
     reach = neighbors.cutoff + neighbors.skin
+    # rounding moves a coordinate by up to eps times its range; two of them must not add a cell to a pair's distance
+    eps = float(jnp.finfo(positions.dtype).eps)
     if isinstance(space, Periodic):
         box = jnp.broadcast_to(space.box, cells.shape)
         inside = space.wrap(positions)
         coordinates = jnp.floor(inside * (cells / box)[None, :]).astype(jnp.int32)
-        narrow = (cells > 2 * _REACH + 1) & (_REACH * box / cells < reach * (1 + 1e-6))
-        misfit = jnp.any(narrow) | (neighbors.cutoff > jnp.min(box) / 2)
+        misfit = jnp.any((cells > 2 * _REACH + 1) & ((_REACH / cells - 4 * eps) * box < reach))
         coordinates = jnp.clip(coordinates, 0, cells[None, :] - 1)
     else:
-        inside = positions - jnp.min(positions, axis=0, keepdims=True)
-        coordinates = jnp.floor(inside * (_REACH / (reach * (1 + 1e-4)))).astype(jnp.int32) % cells[None, :]
+        inside = positions  # as they are: a shift of the origin would round the distances
+        width = reach / _REACH * (1 + 1e-4) + 2 * eps * jnp.max(jnp.abs(positions))
+        coordinates = jnp.floor(positions / width).astype(jnp.int32) % cells[None, :]
         misfit = jnp.asarray(False)
     return inside.T, coordinates.T, misfit
 
@@ -296,16 +307,15 @@ def _build(neighbors: NeighborList, space: Space, positions: jax.Array) -> Neigh
 
         return lax.fori_loop(0, bits, add_bit, jnp.zeros(n, jnp.uint32))
 
-    words = lax.map(word, jnp.arange(rows * words_a_row))
+    words = lax.map(word, jnp.arange(rows * words_a_row, dtype=jnp.int32))
     count = jnp.sum(lax.population_count(words), axis=0).astype(jnp.int32)
 
     # the next segment with a neighbour in it, from each segment on; the one past the last stands for none
     segments = rows * words_a_row
     words = jnp.concatenate([words, jnp.zeros((1, n), jnp.uint32)])
     last = jnp.full(n, segments, jnp.int32)
-    _, following = lax.scan(
-        lambda after, s: (jnp.where(words[s] != 0, s, after),) * 2, last, jnp.arange(segments), reverse=True
-    )
+    numbers = jnp.arange(segments, dtype=jnp.int32)
+    _, following = lax.scan(lambda after, s: (jnp.where(words[s] != 0, s, after),) * 2, last, numbers, reverse=True)
     following = jnp.concatenate([following, last[None], last[None]])
 
     def at(table, row):

@@ -74,8 +74,10 @@ def _apply(equation, operands: list[Value], particles: tuple[int, ...]) -> list[
     k, shape = len(particles), out_aval.shape
     trailing = tuple(range(len(shape), len(shape) + k))
     if name in _ELEMENTWISE:
-        full = [_spread((jnp.broadcast_to(a, shape), False) if jnp.ndim(a) == 0 and not m else (a, m), particles)
-                for a, m in operands]
+        full = [
+            _spread((jnp.broadcast_to(a, shape), False) if jnp.ndim(a) == 0 and not m else (a, m), particles)
+            for a, m in operands
+        ]
         full = [_raise_rank(a, shape, particles) for a in full]
         return [(equation.primitive.bind(*full, **params), True)]
     if name in _REDUCTIONS:
@@ -83,7 +85,7 @@ def _apply(equation, operands: list[Value], particles: tuple[int, ...]) -> list[
     if name == "broadcast_in_dim":
         dimensions = (*params["broadcast_dimensions"], *trailing)
         return [(lax.broadcast_in_dim(arrays[0], (*shape, *particles), dimensions), True)]
-    if name in ("reshape", "squeeze", "expand_dims"):
+    if name == "squeeze" or (name == "reshape" and params["dimensions"] is None):
         return [(lax.reshape(arrays[0], (*shape, *particles)), True)]
     if name == "transpose":
         return [(lax.transpose(arrays[0], (*params["permutation"], *trailing)), True)]

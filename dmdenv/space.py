@@ -50,7 +50,7 @@ class Periodic(Replaceable):
         box = np.asarray(self.box)
         if box.ndim > 1 or not np.all(np.isfinite(box) & (box > 0)):
             raise ValueError(f"box = {self.box!r}; valid: a positive finite length, or one for each axis")
-        object.__setattr__(self, "box", jnp.asarray(self.box, jnp.result_type(float, self.box)))
+        object.__setattr__(self, "box", jnp.asarray(self.box, jnp.result_type(float, box)))
 
     def displacement(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """The shortest of all images of `a - b`, `[..., d]`: `r - L round(r / L)`, each component in [-L/2, L/2]."""
@@ -67,6 +67,7 @@ class Periodic(Replaceable):
         """The image inside the box, `r - L floor(r / L)`, each component in [0, L)."""
         box = _over(jnp.broadcast_to(self.box, positions.shape[-1:]), positions)
         wrapped = positions - box * jnp.floor(positions / box)
+        wrapped = jnp.where(wrapped < 0, wrapped + box, wrapped)  # r / L has rounded up to a whole number
         return jnp.where(wrapped < box, wrapped, wrapped - box)  # a tiny negative number rounds up to L itself
 
 

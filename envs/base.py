@@ -21,8 +21,11 @@ from dmdenv.pytree import Replaceable, pytree
 Info = dict[str, Any]
 Observation = jax.Array
 
+# names of `info` and of the agents' logs, which a metric must not take
+_RESERVED = {"final_observation", "overflow", "nonfinite", "reward", "loss", "gradient_norm", "skipped"}
 
-def parameter(default: float | int | tuple, *, unit: str, doc: str, low: float = -np.inf, high: float = np.inf) -> Any:
+
+def parameter(*, default: float | int, unit: str, doc: str, low: float = -np.inf, high: float = np.inf) -> Any:
     """A field of `Params`: its default (a whole number allows whole numbers only), unit, meaning and closed range."""
     return dataclasses.field(default=default, metadata={"unit": unit, "doc": doc, "low": low, "high": high})
 
@@ -54,17 +57,19 @@ class Params(Replaceable):
 
 def _checked(owner: str, field: dataclasses.Field, value: Any) -> jax.Array:
     """The value as a floating array, refused when it is concrete and out of the field's range."""
-    dtype = jnp.result_type(float)
+    dtype = np.dtype(jnp.result_type(float))
     if isinstance(value, jax.core.Tracer):
         return value.astype(dtype)
     whole = isinstance(field.default, int)
     low, high = field.metadata["low"], field.metadata["high"]
     name, valid = f"{owner}.{field.name}", f"valid: {'whole' if whole else 'finite'} numbers from {low:g} to {high:g}"
     try:
-        concrete = np.asarray(value, dtype=np.float64)
+        with np.errstate(over="ignore"):  # what is too large for the precision is refused as infinite
+            concrete = np.asarray(value, dtype)
     except (TypeError, ValueError):
         raise TypeError(f"{name} = {value!r} is not a number; {valid}") from None
-    if not np.all(np.isfinite(concrete) & (low <= concrete) & (concrete <= high)):
+    inside = (dtype.type(low) <= concrete) & (concrete <= dtype.type(high))
+    if not np.all(np.isfinite(concrete) & inside):
         raise ValueError(f"{name} = {value!r} is out of range; {valid}")
     if whole and np.any(concrete != np.round(concrete)):
         raise ValueError(f"{name} = {value!r} is not whole; {valid}")
@@ -189,6 +194,9 @@ class Env(abc.ABC, Generic[S, P]):
         reward = jnp.where(nonfinite, jnp.zeros_like(reward), reward)
         terminated = terminated | nonfinite
         truncated = (time >= params.max_steps) & ~terminated
+        taken = _RESERVED & set(metrics)
+        if taken:
+            raise ValueError(f"metrics has {sorted(taken)}; valid: any names but {', '.join(sorted(_RESERVED))}")
         info = {"final_observation": obs, "overflow": state.overflow, "nonfinite": nonfinite, **metrics}
         return obs, state, reward, terminated, truncated, info
 

@@ -53,38 +53,54 @@ _OBSTACLE_FEATURES = 3  # presence, position (2)
 class FlockingParams(Params):
     """Dynamic parameters of flocking. Lengths, times and energies in units of their own; angles in radians."""
 
-    max_steps: jax.Array = parameter(256, unit="steps", low=1, doc="length of an episode")
-    dt: jax.Array = parameter(0.1, unit="time", low=0, doc="time step")
-    box: jax.Array = parameter(16.0, unit="length", low=1e-6, doc="side of the square (in free space: of the start)")
-    speed: jax.Array = parameter(1.0, unit="length/time", low=0, doc="speed along the heading")
-    turn_rate: jax.Array = parameter(2.0, unit="angle/time", low=0, doc="turn rate of an action of 1")
-    perception: jax.Array = parameter(5.0, unit="length", low=1e-6, doc="how far a boid sees")
-    view_min: jax.Array = parameter(0.0, unit="angle", low=0, high=np.pi, doc="field of view: smallest angle to heading")
-    view_max: jax.Array = parameter(np.pi, unit="angle", low=0, high=np.pi, doc="field of view: largest angle to heading")
-    alignment: jax.Array = parameter(0.0, unit="energy", low=0, doc="J of the alignment rule")
-    alignment_range: jax.Array = parameter(3.0, unit="length", low=1e-6, doc="D of the alignment rule")
-    avoidance: jax.Array = parameter(1.0, unit="energy", low=0, doc="J of the avoidance rule")
-    avoidance_range: jax.Array = parameter(1.2, unit="length", low=1e-6, doc="D of the avoidance rule")
-    cohesion: jax.Array = parameter(0.05, unit="energy", low=0, doc="J of the cohesion rule")
-    cohesion_range: jax.Array = parameter(3.0, unit="length", low=1e-6, doc="D of the cohesion rule")
-    exponent: jax.Array = parameter(3.0, unit="1", low=1, doc="alpha of alignment, avoidance and flight")
-    obstacle: jax.Array = parameter(3.0, unit="energy", low=0, doc="J of obstacles")
-    obstacle_min: jax.Array = parameter(1.2, unit="length", low=1e-6, doc="smallest range D of an obstacle")
-    obstacle_max: jax.Array = parameter(2.0, unit="length", low=1e-6, doc="largest range D of an obstacle")
-    flight: jax.Array = parameter(10.0, unit="energy", low=0, doc="J of flight from predators")
-    flight_range: jax.Array = parameter(3.0, unit="length", low=1e-6, doc="D of flight from predators")
-    chase: jax.Array = parameter(0.1, unit="energy", low=0, doc="J of the predators' chase")
-    chase_range: jax.Array = parameter(4.0, unit="length", low=1e-6, doc="D of the predators' chase")
-    predator_speed: jax.Array = parameter(0.85, unit="length/time", low=0, doc="a predator's speed at rest, s")
-    sprint_speed: jax.Array = parameter(2.0, unit="length/time", low=0, doc="what a sprint adds at its start, b")
-    sprint_time: jax.Array = parameter(5.0, unit="time", low=1e-6, doc="decay time of a sprint, t_s")
-    sprint_range: jax.Array = parameter(2.6, unit="length", low=0, doc="distance of a boid that starts a sprint")
-    sprint_rest: jax.Array = parameter(20.0, unit="time", low=0, doc="least time between sprints")
-    collision_range: jax.Array = parameter(0.5, unit="length", low=1e-6, doc="distance at which two boids collide")
-    order_weight: jax.Array = parameter(1.0, unit="reward", doc="reward of polar order 1 in a step")
-    gain_weight: jax.Array = parameter(10.0, unit="reward", doc="reward of raising polar order by 1")
-    collision_weight: jax.Array = parameter(1.0, unit="reward", low=0, doc="cost of one full overlap a boid in a step")
-    effort_weight: jax.Array = parameter(0.02, unit="reward", low=0, doc="cost of turning at full rate in a step")
+    max_steps: jax.Array = parameter(default=256, unit="steps", low=1, doc="length of an episode")
+    dt: jax.Array = parameter(default=0.1, unit="time", low=0, doc="time step")
+    box: jax.Array = parameter(
+        default=16.0, unit="length", low=1e-6, doc="side of the square (in free space: of the start)"
+    )
+    speed: jax.Array = parameter(default=1.0, unit="length/time", low=0, doc="speed along the heading")
+    turn_rate: jax.Array = parameter(default=2.0, unit="angle/time", low=0, doc="turn rate of an action of 1")
+    perception: jax.Array = parameter(default=5.0, unit="length", low=1e-6, doc="how far a boid sees")
+    view_min: jax.Array = parameter(
+        default=0.0, unit="angle", low=0, high=np.pi, doc="field of view: smallest angle to heading"
+    )
+    view_max: jax.Array = parameter(
+        default=np.pi, unit="angle", low=0, high=np.pi, doc="field of view: largest angle to heading"
+    )
+    alignment: jax.Array = parameter(default=0.0, unit="energy", low=0, doc="J of the alignment rule")
+    alignment_range: jax.Array = parameter(default=3.0, unit="length", low=1e-6, doc="D of the alignment rule")
+    avoidance: jax.Array = parameter(default=1.0, unit="energy", low=0, doc="J of the avoidance rule")
+    avoidance_range: jax.Array = parameter(default=1.2, unit="length", low=1e-6, doc="D of the avoidance rule")
+    cohesion: jax.Array = parameter(default=0.05, unit="energy", low=0, doc="J of the cohesion rule")
+    cohesion_range: jax.Array = parameter(default=3.0, unit="length", low=1e-6, doc="D of the cohesion rule")
+    exponent: jax.Array = parameter(default=3.0, unit="1", low=1, doc="alpha of alignment, avoidance and flight")
+    obstacle: jax.Array = parameter(default=3.0, unit="energy", low=0, doc="J of obstacles")
+    obstacle_min: jax.Array = parameter(default=1.2, unit="length", low=1e-6, doc="smallest range D of an obstacle")
+    obstacle_max: jax.Array = parameter(default=2.0, unit="length", low=1e-6, doc="largest range D of an obstacle")
+    flight: jax.Array = parameter(default=10.0, unit="energy", low=0, doc="J of flight from predators")
+    flight_range: jax.Array = parameter(default=3.0, unit="length", low=1e-6, doc="D of flight from predators")
+    chase: jax.Array = parameter(default=0.1, unit="energy", low=0, doc="J of the predators' chase")
+    chase_range: jax.Array = parameter(default=4.0, unit="length", low=1e-6, doc="D of the predators' chase")
+    predator_speed: jax.Array = parameter(default=0.85, unit="length/time", low=0, doc="a predator's speed at rest, s")
+    sprint_speed: jax.Array = parameter(
+        default=2.0, unit="length/time", low=0, doc="what a sprint adds at its start, b"
+    )
+    sprint_time: jax.Array = parameter(default=5.0, unit="time", low=1e-6, doc="decay time of a sprint, t_s")
+    sprint_range: jax.Array = parameter(
+        default=2.6, unit="length", low=0, doc="distance of a boid that starts a sprint"
+    )
+    sprint_rest: jax.Array = parameter(default=20.0, unit="time", low=0, doc="least time between sprints")
+    collision_range: jax.Array = parameter(
+        default=0.5, unit="length", low=1e-6, doc="distance at which two boids collide"
+    )
+    order_weight: jax.Array = parameter(default=1.0, unit="reward", doc="reward of polar order 1 in a step")
+    gain_weight: jax.Array = parameter(default=10.0, unit="reward", doc="reward of raising polar order by 1")
+    collision_weight: jax.Array = parameter(
+        default=1.0, unit="reward", low=0, doc="cost of one full overlap a boid in a step"
+    )
+    effort_weight: jax.Array = parameter(
+        default=0.02, unit="reward", low=0, doc="cost of turning at full rate in a step"
+    )
 
     @classmethod
     def reynolds(cls, **changes: Any) -> "FlockingParams":
@@ -136,6 +152,8 @@ class Flocking(Env[FlockingState, FlockingParams]):
         space: "periodic", or "free": a plane without boundary.
         nearest: how many of its nearest neighbours a boid observes.
         pairs: "all" pairs, a neighbour "list", or "auto": by the number of boids.
+        reach: longest range over the side of the box for which the neighbour list is sized; None: that of
+            `default_params`. Give it for parameters with a longer one, up to 0.5.
         slack: capacity of the neighbour list over what a random start needs; raise it where `overflow` is set.
 
     Raises:
@@ -148,6 +166,7 @@ class Flocking(Env[FlockingState, FlockingParams]):
     space: Literal["periodic", "free"] = "periodic"
     nearest: int = 6
     pairs: Literal["auto", "all", "list"] = "auto"
+    reach: float | None = None
     slack: float = 2.0
 
     id = "flocking"
@@ -161,6 +180,8 @@ class Flocking(Env[FlockingState, FlockingParams]):
         for name, valid in (("space", ("periodic", "free")), ("pairs", ("auto", "all", "list"))):
             if getattr(self, name) not in valid:
                 raise ValueError(f"{name} = {getattr(self, name)!r}; valid: {', '.join(map(repr, valid))}")
+        if self.reach is not None and not 0 < self.reach <= 0.5:
+            raise ValueError(f"reach = {self.reach!r}; valid: a fraction of the box up to 0.5, or None")
         if not 1 <= self.slack < np.inf:
             raise ValueError(f"slack = {self.slack!r}; valid: a number from 1")
 
@@ -182,7 +203,9 @@ class Flocking(Env[FlockingState, FlockingParams]):
         if params.view_min > params.view_max:
             raise ValueError(f"view_min = {params.view_min:g}; valid: up to view_max = {params.view_max:g}")
         if params.obstacle_min > params.obstacle_max:
-            raise ValueError(f"obstacle_min = {params.obstacle_min:g}; valid: up to obstacle_max = {params.obstacle_max:g}")
+            raise ValueError(
+                f"obstacle_min = {params.obstacle_min:g}; valid: up to obstacle_max = {params.obstacle_max:g}"
+            )
 
     def observation_space(self, params: FlockingParams | None = None) -> gymnasium.spaces.Box:
         width = self.nearest * _NEIGHBOR_FEATURES + min(self.obstacles, 2) * _OBSTACLE_FEATURES
@@ -196,27 +219,28 @@ class Flocking(Env[FlockingState, FlockingParams]):
 
     def initial_state(self, key: jax.Array, params: FlockingParams) -> FlockingState:
         """Boids, obstacles and predators at uniformly random places, with uniformly random headings."""
-        keys = jax.random.split(key, 6)
-        box, n, p = params.box, self.boids, self.predators
-        positions = box * jax.random.uniform(keys[0], (n, 2))
+        n, o, p = self.boids, self.obstacles, self.predators
+        # one draw: every random call costs compile time
+        draws = jax.random.uniform(key, (n + o + p, 3))
+        places, angles = params.box * draws[:, :2], 2 * np.pi * draws[:, 2]
+        positions = places[:n]
         space = self._space(params)
-        reach = _longest_range(params)
         if self._listed:
+            reach = _longest_range(params)
             empty = empty_like(self._template, space, positions, cutoff=reach, skin=0.25 * reach)
             pairs = update(empty, space, positions)
             overflow = pairs.overflow
         else:
             pairs, overflow = AllPairs(), self._misfit(params)
-        spread = params.obstacle_max - params.obstacle_min
         return FlockingState(
             **{**initial_flags(), "overflow": overflow},
             positions=positions,
-            headings=2 * np.pi * jax.random.uniform(keys[1], (n,)),
+            headings=angles[:n],
             pairs=pairs,
-            obstacles=box * jax.random.uniform(keys[2], (self.obstacles, 2)),
-            obstacle_ranges=params.obstacle_min + spread * jax.random.uniform(keys[3], (self.obstacles,)),
-            predators=box * jax.random.uniform(keys[4], (p, 2)),
-            predator_headings=2 * np.pi * jax.random.uniform(keys[5], (p,)),
+            obstacles=places[n : n + o],
+            obstacle_ranges=params.obstacle_min + (params.obstacle_max - params.obstacle_min) * draws[n : n + o, 2],
+            predators=places[n + o :],
+            predator_headings=angles[n + o :],
             since_sprint=jnp.zeros(p),
         )
 
@@ -300,7 +324,7 @@ class Flocking(Env[FlockingState, FlockingParams]):
         with jax.ensure_compile_time_eval():
             params = self.default_params
             positions = params.box * jax.random.uniform(jax.random.key(0), (self.boids, 2))
-            reach = float(_longest_range(params))
+            reach = float(_longest_range(params) if self.reach is None else self.reach * params.box)
             return allocate(self._space(params), positions, cutoff=reach, skin=0.25 * reach, slack=self.slack)
 
 
@@ -333,10 +357,10 @@ def _cross(a: jax.Array, b: jax.Array) -> jax.Array:
 # --- the rules --------------------------------------------------------------------------------------------------------
 
 
-def _in_view(cosine: jax.Array, params: FlockingParams) -> jax.Array:
-    """Whether something at an angle of this cosine to the heading is in the field of view (both ends included)."""
+def _view_cosines(params: FlockingParams) -> tuple[jax.Array, jax.Array]:
+    """The cosines of the field of view's ends, with a margin for rounding, so that both ends are included."""
     rounding = 1e-6
-    return (cosine >= jnp.cos(params.view_max) - rounding) & (cosine <= jnp.cos(params.view_min) + rounding)
+    return jnp.cos(params.view_max) - rounding, jnp.cos(params.view_min) + rounding
 
 
 def _boid_rules(space: Space, state: FlockingState, u: jax.Array, params: FlockingParams) -> dict[str, jax.Array]:
@@ -346,13 +370,17 @@ def _boid_rules(space: Space, state: FlockingState, u: jax.Array, params: Flocki
         `force` `[n, 2]`, `torque` `[n]`, `overlap` `[n]` and `collisions` `[n]` a boid.
     """
     J, D, alpha = params.alignment, params.alignment_range, params.exponent
+    least, most = _view_cosines(params)
+
+    def in_view(cosine):
+        return (least <= cosine) & (cosine <= most)
 
     def pair(i, j):
         d = space.displacement(j["r"], i["r"])
         r = norm(d)
         e = d / jnp.where(r > 0, r, 1.0)
-        seen = _in_view(jnp.sum(e * i["u"]), params)
-        sees = _in_view(-jnp.sum(e * j["u"]), params)
+        seen = in_view(jnp.sum(e * i["u"]))
+        sees = in_view(-jnp.sum(e * j["u"]))
         sine, cosine = _cross(i["u"], j["u"]), jnp.sum(i["u"] * j["u"])
         aligning = (r < D) & (J > 0)
         w = jnp.where(aligning, 1 - r / D, 1.0)
@@ -424,7 +452,8 @@ def _move_predators(space: Space, old: FlockingState, new: FlockingState, params
     """`new` with the predators moved too, by the rules at the `old` positions."""
     u = _direction(old.predator_headings)
     d, _, r, q, _, _ = _towards(space, old.positions, old.predators, u)
-    hunted = (r < params.chase_range) & _in_view(q, params)
+    least, most = _view_cosines(params)
+    hunted = (r < params.chase_range) & (least <= q) & (q <= most)
     center = jnp.sum(jnp.where(hunted[..., None], d, 0.0), axis=1)
     count = jnp.maximum(jnp.sum(hunted, axis=1), 1)
     center = center / count[:, None]
@@ -479,8 +508,7 @@ def _observe_obstacles(space: Space, state: FlockingState, u: jax.Array, params:
     d, e, r, _, _, u = _towards(space, state.obstacles, state.positions, u)
     gap = jnp.maximum(r - state.obstacle_ranges[None, :], 0.0)
     view = _view(_presence(gap, params.perception), u, gap[..., None] * e / params.perception)
-    order = jnp.argsort(jax.lax.stop_gradient(gap), axis=1)[:, :k]
-    return jnp.take_along_axis(view, order[..., None], axis=1).reshape(len(view), -1)
+    return _closest(gap, view, k)
 
 
 def _observe_predator(space: Space, state: FlockingState, u: jax.Array, params: FlockingParams) -> jax.Array:
@@ -488,8 +516,18 @@ def _observe_predator(space: Space, state: FlockingState, u: jax.Array, params: 
     d, _, r, _, _, u = _towards(space, state.predators, state.positions, u)
     headings = jnp.broadcast_to(_direction(state.predator_headings)[None], u.shape)
     view = _view(_presence(r, params.perception), u, d / params.perception, headings)
-    chosen = jnp.argmin(jax.lax.stop_gradient(r), axis=1)
-    return jnp.take_along_axis(view, chosen[:, None, None], axis=1)[:, 0]
+    return _closest(r, view, 1)
+
+
+def _closest(distance: jax.Array, view: jax.Array, k: int) -> jax.Array:
+    """The rows of `view` `[n, m, f]` at the k smallest of `distance` `[n, m]`, in order, `[n, k f]`."""
+    distance = jax.lax.stop_gradient(distance)
+    rows = []
+    for _ in range(k):  # k and m are a handful: cheaper than a sort, and without gather
+        chosen = jnp.arange(distance.shape[1])[None, :] == jnp.argmin(distance, axis=1)[:, None]
+        rows.append(jnp.sum(jnp.where(chosen[..., None], view, 0.0), axis=1))
+        distance = jnp.where(chosen, jnp.inf, distance)
+    return jnp.concatenate(rows, axis=1)
 
 
 def _view(presence: jax.Array, u: jax.Array, *vectors: jax.Array) -> jax.Array:

@@ -1,0 +1,20 @@
+"""What makes the tests strict: float32 unless a test asks for the `x64` fixture, no rank promotion, fixed examples."""
+
+import hypothesis
+import jax
+import pytest
+
+jax.config.update("jax_enable_x64", False)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+hypothesis.settings.register_profile(
+    "dmdenv", derandomize=True, deadline=None, max_examples=25, print_blob=True, database=None
+)
+hypothesis.settings.load_profile("dmdenv")
+
+
+@pytest.fixture
+def x64():
+    """float64 by default; a whole file asks with `pytestmark = pytest.mark.usefixtures("x64")`."""
+    with jax.enable_x64(True):
+        yield
