@@ -7,7 +7,8 @@ the kernel `k` of one pair; layout, masking, batching and derivatives are here.
 
 The neighbour relation is symmetric (j in N(i) if and only if i in N(j)), which closes the sum under differentiation:
 
-- the tangent is a neighbour sum over the features `(x, dx)` with the kernel `d1 k(x_i, x_j) dx_i + d2 k(x_i, x_j) dx_j`;
+- the tangent is a neighbour sum over the features `(x, dx)` with the kernel
+  `d1 k(x_i, x_j) dx_i + d2 k(x_i, x_j) dx_j`;
 - the cotangent is a neighbour sum over the features `(x, g)` with the kernel
   `d1 k(x_i, x_j)^T g_i + d2 k(x_j, x_i)^T g_j`: particle i gathers from its neighbours what automatic differentiation
   would scatter to them. If `k(a, b) = p k(b, a)` with parity `p = +1` or `-1`, it is `d1 k(x_i, x_j)^T (g_i + p g_j)`,
@@ -67,8 +68,7 @@ def neighbor_sum(
     """
     leaves, tree = jax.tree.flatten(features)
     leaves = [jnp.asarray(x) for x in leaves]
-    n = _particle_count(leaves, pairs)
-
+    _check_particle_count(leaves, pairs)
     one = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in leaves])
     traced, out = jax.make_jaxpr(kernel, return_shape=True)(one, one)
     shared = traced.consts  # whatever the kernel closes over, traced values among it
@@ -82,7 +82,7 @@ def neighbor_sum(
     return jax.tree.unflatten(jax.tree.structure(out), [jnp.moveaxis(a, -1, 0) for a in y])
 
 
-def _particle_count(leaves: Sequence[jax.Array], pairs: Pairs) -> int:
+def _check_particle_count(leaves: Sequence[jax.Array], pairs: Pairs) -> None:
     if not leaves:
         raise ValueError("features has no leaves; valid: a pytree of arrays [n, ...]")
     shapes = [leaf.shape for leaf in leaves]

@@ -89,6 +89,10 @@ def _apply(equation, operands: list[Value], particles: tuple[int, ...]) -> list[
         return [(lax.reshape(arrays[0], (*shape, *particles)), True)]
     if name == "transpose":
         return [(lax.transpose(arrays[0], (*params["permutation"], *trailing)), True)]
+    if name == "rev":
+        return [(lax.rev(arrays[0], params["dimensions"]), True)]
+    if name == "split":
+        return [(part, True) for part in lax.split(arrays[0], params["sizes"], params["axis"])]
     if name == "concatenate":
         return [(lax.concatenate([_spread(v, particles) for v in operands], params["dimension"]), True)]
     if name == "slice":

@@ -59,4 +59,4 @@ class Replaceable:
         unknown = sorted(set(changes) - set(names))
         if unknown:
             raise ValueError(f"{type(self).__name__} has no field {unknown[0]!r}; valid fields: {', '.join(names)}")
-        return dataclasses.replace(self, **changes)  # pyright: ignore[reportType]
+        return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]

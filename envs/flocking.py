@@ -5,126 +5,46 @@ avoidance, cohesion, within a field of view) and keep away from obstacles and pr
 dynamic coefficients. In the task `align` the alignment rule is off by default and the agent takes its place: from
 random headings it has to bring the flock to a common direction by turn rates, and keep it there.
 
-Equations of motion, by explicit Euler steps of `dt` from the state at time t, with u = (cos theta, sin theta):
+The equations of motion are in `dmdenv.envs.boids`, with u_i the unit vector along the heading theta_i and explicit
+Euler steps of `dt`:
 
     r_i     <- r_i + dt (speed u_i + F_i)
     theta_i <- theta_i + dt (turn_rate a_i + tau_i)
 
-With d the vector from a boid to what it reacts to, r = |d|, e = d / r, w = 1 - r / D inside the rule's range D (the
-rule is 0 outside), u' = (-sin theta, cos theta), and m_ij = 1 where boid i has boid j in its field of view:
-
-    alignment   tau_i = sum_j (J / alpha) (m_ij + m_ji) w^alpha (1 - cos(theta_j - theta_i)) sin(theta_j - theta_i)
-    avoidance   F_i   = -sum_j (J / D) w^(alpha - 1) e_ij
-    cohesion    tau_i = J (1 - c.u_i) (c.u'_i), c the unit vector to the mean position of the boids in view
-    obstacles   F_i   = sum_o J [-(2 / D) w (1 + q)^2 e + (2 w^2 (1 + q) / r) (u - q e)],    q = e.u
-                tau_i = -sum_o 2 J w^2 (1 + q) (e.u')
-    flight      F_i   = sum_p [-(J / D) w^(alpha - 1) (1 + q) e + (J / (alpha r)) w^alpha (u - q e)]
-                tau_i = -sum_p (J / alpha) w^alpha (e.u')
-
-A predator follows the cohesion rule towards the boids it sees, keeps away from obstacles as a boid does, and sprints
-when a boid comes close: its speed is s + b exp(-t / t_s), t the time since its last sprint began.
-
-References: Reynolds, "Flocks, herds and schools: a distributed behavioral model", SIGGRAPH 1987. The rules as energies
-follow the flocking notebook of JAX MD (Schoenholz and Cubuk, NeurIPS 2020); `FlockingParams.reynolds` gives its
-coefficients. That boids react to a fixed number of nearest neighbours: Ballerini et al., PNAS 105, 1232 (2008).
+References: Reynolds, SIGGRAPH 1987; `FlockingParams.reynolds` gives the coefficients of the flocking notebook of JAX MD
+(Schoenholz and Cubuk, NeurIPS 2020). That boids react to a fixed number of nearest neighbours: Ballerini et al.,
+PNAS 105, 1232 (2008).
 """
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Literal
 
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.envs.base import Env, Params, State, Transition, initial_flags, parameter
+from dmdenv.envs.base import Env, Transition, initial_flags
+from dmdenv.envs.boids import (
+    FlockingParams,
+    FlockingState,
+    boid_rules,
+    cross,
+    direction,
+    flight_rule,
+    move_predators,
+    obstacle_rule,
+    polar_order,
+    towards,
+)
 from dmdenv.nearest import nearest
-from dmdenv.neighbor_sum import neighbor_sum
-from dmdenv.neighbors import AllPairs, NeighborList, Pairs, allocate, empty_like, update
-from dmdenv.pytree import pytree
-from dmdenv.space import Free, Periodic, Space, norm, unit
+from dmdenv.neighbors import AllPairs, NeighborList, allocate, empty_like, update
+from dmdenv.space import Free, Periodic, Space, norm
 
 _ALL_PAIRS_UP_TO = 512  # boids; measured by benchmarks/env_throughput.py
 _NEIGHBOR_FEATURES = 5  # presence, position (2), heading (2)
 _OBSTACLE_FEATURES = 3  # presence, position (2)
-
-
-class FlockingParams(Params):
-    """Dynamic parameters of flocking. Lengths, times and energies in units of their own; angles in radians."""
-
-    max_steps: jax.Array = parameter(default=256, unit="steps", low=1, doc="length of an episode")
-    dt: jax.Array = parameter(default=0.1, unit="time", low=0, doc="time step")
-    box: jax.Array = parameter(
-        default=16.0, unit="length", low=1e-6, doc="side of the square (in free space: of the start)"
-    )
-    speed: jax.Array = parameter(default=1.0, unit="length/time", low=0, doc="speed along the heading")
-    turn_rate: jax.Array = parameter(default=2.0, unit="angle/time", low=0, doc="turn rate of an action of 1")
-    perception: jax.Array = parameter(default=5.0, unit="length", low=1e-6, doc="how far a boid sees")
-    view_min: jax.Array = parameter(
-        default=0.0, unit="angle", low=0, high=np.pi, doc="field of view: smallest angle to heading"
-    )
-    view_max: jax.Array = parameter(
-        default=np.pi, unit="angle", low=0, high=np.pi, doc="field of view: largest angle to heading"
-    )
-    alignment: jax.Array = parameter(default=0.0, unit="energy", low=0, doc="J of the alignment rule")
-    alignment_range: jax.Array = parameter(default=3.0, unit="length", low=1e-6, doc="D of the alignment rule")
-    avoidance: jax.Array = parameter(default=1.0, unit="energy", low=0, doc="J of the avoidance rule")
-    avoidance_range: jax.Array = parameter(default=1.2, unit="length", low=1e-6, doc="D of the avoidance rule")
-    cohesion: jax.Array = parameter(default=0.05, unit="energy", low=0, doc="J of the cohesion rule")
-    cohesion_range: jax.Array = parameter(default=3.0, unit="length", low=1e-6, doc="D of the cohesion rule")
-    exponent: jax.Array = parameter(default=3.0, unit="1", low=1, doc="alpha of alignment, avoidance and flight")
-    obstacle: jax.Array = parameter(default=3.0, unit="energy", low=0, doc="J of obstacles")
-    obstacle_min: jax.Array = parameter(default=1.2, unit="length", low=1e-6, doc="smallest range D of an obstacle")
-    obstacle_max: jax.Array = parameter(default=2.0, unit="length", low=1e-6, doc="largest range D of an obstacle")
-    flight: jax.Array = parameter(default=10.0, unit="energy", low=0, doc="J of flight from predators")
-    flight_range: jax.Array = parameter(default=3.0, unit="length", low=1e-6, doc="D of flight from predators")
-    chase: jax.Array = parameter(default=0.1, unit="energy", low=0, doc="J of the predators' chase")
-    chase_range: jax.Array = parameter(default=4.0, unit="length", low=1e-6, doc="D of the predators' chase")
-    predator_speed: jax.Array = parameter(default=0.85, unit="length/time", low=0, doc="a predator's speed at rest, s")
-    sprint_speed: jax.Array = parameter(
-        default=2.0, unit="length/time", low=0, doc="what a sprint adds at its start, b"
-    )
-    sprint_time: jax.Array = parameter(default=5.0, unit="time", low=1e-6, doc="decay time of a sprint, t_s")
-    sprint_range: jax.Array = parameter(
-        default=2.6, unit="length", low=0, doc="distance of a boid that starts a sprint"
-    )
-    sprint_rest: jax.Array = parameter(default=20.0, unit="time", low=0, doc="least time between sprints")
-    collision_range: jax.Array = parameter(
-        default=0.5, unit="length", low=1e-6, doc="distance at which two boids collide"
-    )
-    order_weight: jax.Array = parameter(default=1.0, unit="reward", doc="reward of polar order 1 in a step")
-    gain_weight: jax.Array = parameter(default=10.0, unit="reward", doc="reward of raising polar order by 1")
-    collision_weight: jax.Array = parameter(
-        default=1.0, unit="reward", low=0, doc="cost of one full overlap a boid in a step"
-    )
-    effort_weight: jax.Array = parameter(
-        default=0.02, unit="reward", low=0, doc="cost of turning at full rate in a step"
-    )
-
-    @classmethod
-    def reynolds(cls, **changes: Any) -> "FlockingParams":
-        """The coefficients of JAX MD's notebook for 200 boids: a flock that aligns by itself, without an agent."""
-        return cls(
-            box=800.0, perception=100.0, view_max=np.pi / 3, alignment=12.0, alignment_range=45.0, avoidance=25.0,
-            avoidance_range=30.0, cohesion=0.05, cohesion_range=40.0, obstacle=1000.0, obstacle_min=30.0,
-            obstacle_max=100.0, flight=256.0, flight_range=75.0, chase=0.1, chase_range=95.0, sprint_time=50.0,
-            sprint_range=65.0, sprint_rest=300.0, collision_range=12.0,
-        ).replace(**changes)  # fmt: skip
-
-
-@pytree
-class FlockingState(State):
-    """Boids, obstacles and predators."""
-
-    positions: jax.Array  # float [n, 2], unit length
-    headings: jax.Array  # float [n], angle
-    pairs: Pairs  # whom a boid may interact with
-    obstacles: jax.Array  # float [o, 2], positions, unit length
-    obstacle_ranges: jax.Array  # float [o], unit length
-    predators: jax.Array  # float [p, 2], positions, unit length
-    predator_headings: jax.Array  # float [p], angle
-    since_sprint: jax.Array  # float [p], time since a predator's last sprint began
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +118,8 @@ class Flocking(Env[FlockingState, FlockingParams]):
         longest = max(ranges, key=ranges.__getitem__)
         if self.space == "periodic" and ranges[longest] > half:
             raise ValueError(
-                f"{longest} = {ranges[longest]:g} in a periodic box of {2 * half:g}; valid: up to half the box, {half:g}"
+                f"{longest} = {ranges[longest]:g} in a periodic box of {2 * half:g}; "
+                f"valid: up to half the box, {half:g}"
             )
         if params.view_min > params.view_max:
             raise ValueError(f"view_min = {params.view_min:g}; valid: up to view_max = {params.view_max:g}")
@@ -248,20 +169,20 @@ class Flocking(Env[FlockingState, FlockingParams]):
         self, key: jax.Array, state: FlockingState, action: jax.Array, params: FlockingParams
     ) -> Transition[FlockingState]:
         space = self._space(params)
-        u = _direction(state.headings)
-        rules = _boid_rules(space, state, u, params)
+        u = direction(state.headings)
+        rules = boid_rules(space, state, u, params)
         force, torque = rules["force"], rules["torque"]
         if self.obstacles:
-            f, t = _obstacle_rule(space, state.positions, u, state, params)
+            f, t = obstacle_rule(space, state.positions, u, state, params)
             force, torque = force + f, torque + t
         if self.predators:
-            f, t = _flight_rule(space, state, u, params)
+            f, t = flight_rule(space, state, u, params)
             force, torque = force + f, torque + t
         positions = space.shift(state.positions, params.dt * (params.speed * u + force))
         headings = state.headings + params.dt * (params.turn_rate * action + torque)
         moved = dataclasses.replace(state, positions=positions, headings=headings)
         if self.predators:
-            moved = _move_predators(space, state, moved, params)
+            moved = move_predators(space, state, moved, params)
         if isinstance(state.pairs, NeighborList):
             pairs = update(state.pairs, space, positions)
             moved = dataclasses.replace(moved, pairs=pairs, overflow=state.overflow | pairs.overflow)
@@ -277,7 +198,7 @@ class Flocking(Env[FlockingState, FlockingParams]):
         return Transition(moved, reward, jnp.asarray(False), metrics)
 
     def observe(self, state: FlockingState, params: FlockingParams) -> jax.Array:
-        space, u = self._space(params), _direction(state.headings)
+        space, u = self._space(params), direction(state.headings)
         seen = [_observe_boids(space, state, u, params, self.nearest)]
         if self.obstacles:
             seen.append(_observe_obstacles(space, state, u, params, min(self.obstacles, 2)))
@@ -336,150 +257,6 @@ def _longest_range(params: FlockingParams) -> jax.Array:
     return functools.reduce(jnp.maximum, [getattr(params, name) for name in _RANGES])
 
 
-def polar_order(headings: jax.Array) -> jax.Array:
-    """Polar order `|1/n sum_i u_i|` of headings `[n]`: 1 for a common direction, about sqrt(pi / (4 n)) for random ones.
-
-    Reference: Vicsek et al., Phys. Rev. Lett. 75, 1226 (1995), eq. 4.
-    """
-    return norm(jnp.mean(_direction(headings), axis=0))
-
-
-def _direction(headings: jax.Array) -> jax.Array:
-    """Unit vectors `[n, 2]` of headings `[n]`."""
-    return jnp.stack([jnp.cos(headings), jnp.sin(headings)], axis=-1)
-
-
-def _cross(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a_x b_y - a_y b_x of vectors `[..., 2]`: b's component to the left of a (times |a|)."""
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
-
-
-# --- the rules --------------------------------------------------------------------------------------------------------
-
-
-def _view_cosines(params: FlockingParams) -> tuple[jax.Array, jax.Array]:
-    """The cosines of the field of view's ends, with a margin for rounding, so that both ends are included."""
-    rounding = 1e-6
-    return jnp.cos(params.view_max) - rounding, jnp.cos(params.view_min) + rounding
-
-
-def _boid_rules(space: Space, state: FlockingState, u: jax.Array, params: FlockingParams) -> dict[str, jax.Array]:
-    """Alignment, avoidance, cohesion and collisions among boids, in one sweep over the pairs.
-
-    Returns:
-        `force` `[n, 2]`, `torque` `[n]`, `overlap` `[n]` and `collisions` `[n]` a boid.
-    """
-    J, D, alpha = params.alignment, params.alignment_range, params.exponent
-    least, most = _view_cosines(params)
-
-    def in_view(cosine):
-        return (least <= cosine) & (cosine <= most)
-
-    def pair(i, j):
-        d = space.displacement(j["r"], i["r"])
-        r = norm(d)
-        e = d / jnp.where(r > 0, r, 1.0)
-        seen = in_view(jnp.sum(e * i["u"]))
-        sees = in_view(-jnp.sum(e * j["u"]))
-        sine, cosine = _cross(i["u"], j["u"]), jnp.sum(i["u"] * j["u"])
-        aligning = (r < D) & (J > 0)
-        w = jnp.where(aligning, 1 - r / D, 1.0)
-        mutual = jnp.where(seen, 1.0, 0.0) + jnp.where(sees, 1.0, 0.0)
-        torque = jnp.where(aligning, J / alpha * mutual * w**alpha * (1 - cosine) * sine, 0.0)
-        near = r < params.avoidance_range
-        w = jnp.where(near, 1 - r / params.avoidance_range, 1.0)
-        push = jnp.where(near, params.avoidance / params.avoidance_range * w ** (alpha - 1), 0.0)
-        kin = seen & (r < params.cohesion_range)
-        touching = r < params.collision_range
-        return {
-            "torque": torque,
-            "force": -push * e,
-            "center": jnp.where(kin, d, 0.0),
-            "kin": jnp.where(kin, 1.0, 0.0),
-            "overlap": jnp.where(touching, 1 - r / params.collision_range, 0.0) ** 2,
-            "collisions": jnp.where(touching, 0.5, 0.0),
-        }
-
-    parity = {"torque": -1, "force": -1, "center": 0, "kin": 0, "overlap": 1, "collisions": 1}
-    sums = neighbor_sum(pair, {"r": state.positions, "u": u}, state.pairs, parity=parity)
-    return {
-        "force": sums["force"],
-        "torque": sums["torque"] + _cohesion_torque(params.cohesion, sums["center"], u),
-        "overlap": sums["overlap"],
-        "collisions": sums["collisions"],
-    }
-
-
-def _cohesion_torque(strength: jax.Array, center: jax.Array, u: jax.Array) -> jax.Array:
-    """J (1 - c.u) (c.u') with c the direction of `center` `[n, 2]`; zero where nobody is in view."""
-    c = unit(center)
-    return strength * (1 - jnp.sum(c * u, axis=-1)) * _cross(u, c)
-
-
-def _towards(space: Space, targets: jax.Array, positions: jax.Array, u: jax.Array):
-    """From each of n agents to each of m targets: d, e `[n, m, 2]`, r, e.u and e.u' `[n, m]`."""
-    d = space.displacement(targets[None, :, :], positions[:, None, :])
-    r = norm(d)
-    e = d / jnp.where(r > 0, r, 1.0)[..., None]
-    u = jnp.broadcast_to(u[:, None, :], e.shape)
-    return d, e, r, jnp.sum(e * u, axis=-1), _cross(u, e), u
-
-
-def _obstacle_rule(space, positions, u, state: FlockingState, params: FlockingParams) -> tuple[jax.Array, jax.Array]:
-    """Force `[n, 2]` and torque `[n]` of the obstacles on agents."""
-    _, e, r, q, turn, u = _towards(space, state.obstacles, positions, u)
-    D, J = state.obstacle_ranges[None, :], params.obstacle
-    near = (r < D) & (r > 0)
-    w, r = jnp.where(near, 1 - r / D, 0.0), jnp.where(near, r, 1.0)
-    along, across = -(2 / D) * w * (1 + q) ** 2, 2 * w**2 * (1 + q) / r
-    force = J * (along[..., None] * e + across[..., None] * (u - q[..., None] * e))
-    return jnp.sum(force, axis=1), jnp.sum(-2 * J * w**2 * (1 + q) * turn, axis=1)
-
-
-def _flight_rule(space, state: FlockingState, u, params: FlockingParams) -> tuple[jax.Array, jax.Array]:
-    """Force `[n, 2]` and torque `[n]` of the predators on boids."""
-    _, e, r, q, turn, u = _towards(space, state.predators, state.positions, u)
-    D, J, alpha = params.flight_range, params.flight, params.exponent
-    near = (r < D) & (r > 0)
-    w, r = jnp.where(near, 1 - r / D, 1.0), jnp.where(near, r, 1.0)
-    along, across = -J / D * w ** (alpha - 1) * (1 + q), J / alpha * w**alpha / r
-    force = along[..., None] * e + across[..., None] * (u - q[..., None] * e)
-    torque = -J / alpha * w**alpha * turn
-    return jnp.sum(jnp.where(near[..., None], force, 0.0), axis=1), jnp.sum(jnp.where(near, torque, 0.0), axis=1)
-
-
-def _move_predators(space: Space, old: FlockingState, new: FlockingState, params: FlockingParams) -> FlockingState:
-    """`new` with the predators moved too, by the rules at the `old` positions."""
-    u = _direction(old.predator_headings)
-    d, _, r, q, _, _ = _towards(space, old.positions, old.predators, u)
-    least, most = _view_cosines(params)
-    hunted = (r < params.chase_range) & (least <= q) & (q <= most)
-    center = jnp.sum(jnp.where(hunted[..., None], d, 0.0), axis=1)
-    count = jnp.maximum(jnp.sum(hunted, axis=1), 1)
-    center = center / count[:, None]
-    torque = _cohesion_torque(params.chase, center, u)
-    # the chase energy depends on where the predator stands, which pulls it aside a little
-    c, distance = unit(center), norm(center)
-    k = jnp.sum(c * u, axis=-1, keepdims=True)
-    near = distance[:, None] > 0
-    pull = -params.chase * (1 - k) * (u - k * c) / jnp.where(near, distance[:, None], 1.0)
-    force = jnp.where(near, pull, 0.0)
-    if old.obstacles.shape[0]:
-        f, t = _obstacle_rule(space, old.predators, u, old, params)
-        force, torque = force + f, torque + t
-    gap = norm(space.displacement(new.positions[None, :, :], old.predators[:, None, :]))
-    rested = old.since_sprint > params.sprint_rest
-    starts = (jnp.min(gap, axis=1) < params.sprint_range) & rested
-    since = jnp.where(starts, 0.0, old.since_sprint + params.dt)
-    speed = params.predator_speed + params.sprint_speed * jnp.exp(-since / params.sprint_time)
-    return dataclasses.replace(
-        new,
-        predators=space.shift(old.predators, params.dt * (speed[:, None] * u + force)),
-        predator_headings=old.predator_headings + params.dt * torque,
-        since_sprint=since,
-    )
-
-
 # --- what a boid senses -----------------------------------------------------------------------------------------------
 
 
@@ -490,7 +267,7 @@ def _presence(distance: jax.Array, perception: jax.Array) -> jax.Array:
 
 def _in_frame(u: jax.Array, vector: jax.Array) -> jax.Array:
     """Components of vectors `[..., 2]` along headings u `[..., 2]` and to their left."""
-    return jnp.stack([jnp.sum(u * vector, axis=-1), _cross(u, vector)], axis=-1)
+    return jnp.stack([jnp.sum(u * vector, axis=-1), cross(u, vector)], axis=-1)
 
 
 def _observe_boids(space: Space, state: FlockingState, u: jax.Array, params: FlockingParams, k: int) -> jax.Array:
@@ -505,7 +282,7 @@ def _observe_boids(space: Space, state: FlockingState, u: jax.Array, params: Flo
 
 def _observe_obstacles(space: Space, state: FlockingState, u: jax.Array, params: FlockingParams, k: int) -> jax.Array:
     """The k obstacles whose edge is nearest, `[n, 3 k]`."""
-    d, e, r, _, _, u = _towards(space, state.obstacles, state.positions, u)
+    d, e, r, _, _, u = towards(space, state.obstacles, state.positions, u)
     gap = jnp.maximum(r - state.obstacle_ranges[None, :], 0.0)
     view = _view(_presence(gap, params.perception), u, gap[..., None] * e / params.perception)
     return _closest(gap, view, k)
@@ -513,8 +290,8 @@ def _observe_obstacles(space: Space, state: FlockingState, u: jax.Array, params:
 
 def _observe_predator(space: Space, state: FlockingState, u: jax.Array, params: FlockingParams) -> jax.Array:
     """The nearest predator, `[n, 5]`."""
-    d, _, r, _, _, u = _towards(space, state.predators, state.positions, u)
-    headings = jnp.broadcast_to(_direction(state.predator_headings)[None], u.shape)
+    d, _, r, _, _, u = towards(space, state.predators, state.positions, u)
+    headings = jnp.broadcast_to(direction(state.predator_headings)[None], u.shape)
     view = _view(_presence(r, params.perception), u, d / params.perception, headings)
     return _closest(r, view, 1)
 
@@ -531,6 +308,6 @@ def _closest(distance: jax.Array, view: jax.Array, k: int) -> jax.Array:
 
 
 def _view(presence: jax.Array, u: jax.Array, *vectors: jax.Array) -> jax.Array:
-    """Presence `[...]` and vectors `[..., 2]` in the frame of heading u, weighted by it: `[..., 1 + 2 len(vectors)]`."""
+    """Presence `[...]`, and with it as weight vectors `[..., 2]` in the frame of u: `[..., 1 + 2 len(vectors)]`."""
     seen = [_in_frame(u, vector) for vector in vectors]
     return presence[..., None] * jnp.concatenate([jnp.ones_like(presence)[..., None], *seen], axis=-1)

@@ -26,7 +26,7 @@ class Canvas:
     def __init__(self, corner: np.ndarray, side: float, *, period: float | None = None, pixels: int = 640):
         self.corner, self.side, self.period, self.pixels = np.asarray(corner, float), float(side), period, pixels
         self.scale = pixels * _OVERSAMPLING / self.side
-        self.picture = Image.new("RGB", (pixels * _OVERSAMPLING,) * 2, _BACKGROUND)
+        self.picture = Image.new("RGB", (pixels * _OVERSAMPLING, pixels * _OVERSAMPLING), _BACKGROUND)
         self.draw = ImageDraw.Draw(self.picture)
         self.captions: list[str] = []
         for k in range(1, 8):

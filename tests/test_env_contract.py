@@ -211,11 +211,9 @@ def test_a_nonfinite_instance_is_flagged_ends_and_harms_no_other(id):
     _, states = batch_reset(keys(0), params)
     action = random_action(env, batch=(BATCH,))
     healthy = batch_step(keys(1), states, action, params)
-    broken = dataclasses.replace(states, **{
-        f.name: getattr(states, f.name).at[1].set(jnp.nan)
-        for f in dataclasses.fields(states)
-        if isinstance(getattr(states, f.name), jax.Array) and jnp.issubdtype(getattr(states, f.name).dtype, jnp.floating)
-    })  # fmt: skip
+    floating = {f.name: getattr(states, f.name) for f in dataclasses.fields(states)}
+    floating = {k: x for k, x in floating.items() if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)}
+    broken = dataclasses.replace(states, **{name: x.at[1].set(jnp.nan) for name, x in floating.items()})
     out = batch_step(keys(1), broken, action, params)
     np.testing.assert_array_equal(out[5]["nonfinite"], [False, True, False])
     np.testing.assert_array_equal(out[3], [False, True, False])

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import dmdenv
-from dmdenv.envs.flocking import FlockingParams, polar_order
+from dmdenv.envs.boids import FlockingParams, polar_order
 
 # --- the rules as energies, written densely and apart from the code, as in JAX MD's notebook -------------------------
 
 
 def wrapped(d, box):
-    return d - box * np.round(d / box)
+    return d - box * jnp.round(d / box)
 
 
 def notebook_energies(positions, headings, obstacles, ranges, predators, predator_headings, p, box):
@@ -74,9 +74,10 @@ def notebook_energies(positions, headings, obstacles, ranges, predators, predato
     }
 
 
+@jax.jit
 def notebook_step(state, params, box):
     """One explicit Euler step of the notebook: new boid positions, headings, predators and their headings."""
-    p = {f.name: float(getattr(params, f.name)) for f in dataclasses.fields(params)}
+    p = {f.name: getattr(params, f.name) for f in dataclasses.fields(params)}
 
     def energy(positions, headings, predators, predator_headings, names):
         energies = notebook_energies(
@@ -92,7 +93,7 @@ def notebook_step(state, params, box):
     predator_torque = -gradient(3)(*at, ["chase", "predator obstacle"])
     u, up = (jnp.stack([jnp.cos(t), jnp.sin(t)], -1) for t in (state.headings, state.predator_headings))
     positions = state.positions + p["dt"] * (p["speed"] * u + force)
-    gap = np.linalg.norm(wrapped(positions[None] - state.predators[:, None], box), axis=-1).min(1)
+    gap = jnp.linalg.norm(wrapped(positions[None] - state.predators[:, None], box), axis=-1).min(1)
     starts = (gap < p["sprint_range"]) & (state.since_sprint > p["sprint_rest"])
     since = jnp.where(starts, 0.0, state.since_sprint + p["dt"])
     speed = p["predator_speed"] + p["sprint_speed"] * jnp.exp(-since / p["sprint_time"])
@@ -111,7 +112,7 @@ def test_a_step_follows_the_energies_of_jax_mds_notebook(pairs, seed, x64):
     """The notebook's simulation (200 boids, 5 obstacles, a predator; crowded here) is one configuration of ours."""
     env = dmdenv.make_env("flocking", boids=60, obstacles=5, predators=2, pairs=pairs, reach=0.4)
     params = FlockingParams.reynolds(box=250.0, turn_rate=0.0)
-    _, state = env.reset(jax.random.key(seed), params)
+    _, state = jax.jit(env.reset)(jax.random.key(seed), params)
     rested = jnp.array([0.0, 400.0])
     state = dataclasses.replace(state, since_sprint=rested)
     _, new, *_ = jax.jit(env.step_env)(jax.random.key(1), state, jnp.zeros(60), params)
@@ -132,8 +133,8 @@ def test_reynolds_boids_flock_by_themselves():
 
     def run(key):
         _, state = env.reset(key, params)
-        step = lambda s, k: env.step_env(k, s, jnp.zeros(64), params)[1:2] * 2
-        state, _ = jax.lax.scan(lambda s, k: (step(s, k)[0], None), state, jax.random.split(key, 3000))
+        keys = jax.random.split(key, 3000)
+        state, _ = jax.lax.scan(lambda s, k: (env.step_env(k, s, jnp.zeros(64), params)[1], None), state, keys)
         return polar_order(state.headings)
 
     assert float(jnp.mean(jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), 4)))) > 0.7
@@ -163,8 +164,9 @@ def test_without_rules_and_action_boids_fly_straight(x64):
     params = env.default_params.replace(avoidance=0.0, cohesion=0.0)
     _, state = env.reset(jax.random.key(0), params)
     start = state
+    step = jax.jit(env.step_env)
     for t in range(5):
-        _, state, *_ = env.step_env(jax.random.key(t), state, jnp.zeros(32), params)
+        _, state, *_ = step(jax.random.key(t), state, jnp.zeros(32), params)
     u = np.stack([np.cos(start.headings), np.sin(start.headings)], -1)
     np.testing.assert_allclose(state.positions, start.positions + 5 * 0.1 * u, atol=1e-12)
     np.testing.assert_allclose(state.headings, start.headings, atol=1e-12)
@@ -198,7 +200,7 @@ def test_the_reward_is_what_the_documentation_says(x64):
     action = jax.random.uniform(jax.random.key(3), (12,), minval=-1, maxval=1)
     _, new, reward, _, _, info = env.step_env(jax.random.key(1), state, action, params)
     order = [abs(np.mean(np.exp(1j * np.asarray(s.headings)))) for s in (state, new)]
-    r = np.linalg.norm(wrapped(state.positions[None] - state.positions[:, None], 10.0), axis=-1)
+    r = np.array(jnp.linalg.norm(wrapped(state.positions[None] - state.positions[:, None], 10.0), axis=-1))
     np.fill_diagonal(r, np.inf)
     overlap = np.mean(np.sum(np.maximum(0, 1 - r / 0.5) ** 2, axis=1))
     expected = order[1] + 10 * (order[1] - order[0]) - overlap - 0.02 * np.mean(action**2)
@@ -213,7 +215,7 @@ def test_the_reward_is_what_the_documentation_says(x64):
 def observed_by_hand(state, params, boid, k, box):
     """The k nearest neighbours' rows as the class documents them, for one boid."""
     R, x, t = float(params.perception), np.asarray(state.positions), np.asarray(state.headings)
-    d = wrapped(x - x[boid], box)
+    d = np.asarray(wrapped(x - x[boid], box))
     r = np.linalg.norm(d, axis=1)
     r[boid] = np.inf
     c, s = np.cos(t[boid]), np.sin(t[boid])
@@ -229,7 +231,7 @@ def observed_by_hand(state, params, boid, k, box):
 def test_a_boid_observes_its_nearest_neighbours_in_its_own_frame(pairs, x64):
     env = dmdenv.make_env("flocking", boids=40, nearest=5, pairs=pairs)
     params = env.default_params
-    obs, state = env.reset(jax.random.key(4), params)
+    obs, state = jax.jit(env.reset)(jax.random.key(4), params)
     for boid in (0, 7, 39):
         expected = observed_by_hand(state, params, boid, 5, float(params.box))
         np.testing.assert_allclose(obs[boid, :25], expected, atol=1e-12)
@@ -241,7 +243,10 @@ def test_observations_do_not_depend_on_where_the_flock_is_or_how_it_is_turned(x6
     params = env.default_params
     obs, state = env.reset(jax.random.key(0), params)
     c, s = np.cos(1.1), np.sin(1.1)
-    turn = lambda x: x @ jnp.array([[c, s], [-s, c]]) + jnp.array([[5.0, -3.0]])
+
+    def turn(x):
+        return x @ jnp.array([[c, s], [-s, c]]) + jnp.array([[5.0, -3.0]])
+
     moved = dataclasses.replace(
         state,
         positions=turn(state.positions),
@@ -365,20 +370,23 @@ def test_parameters_that_do_not_fit_each_other_are_refused(changes, message):
 @pytest.mark.parametrize("pairs", ["all", "list"])
 def test_a_traced_range_beyond_half_the_box_sets_the_overflow_flag(pairs):
     env = dmdenv.make_env("flocking", pairs=pairs)
-    params = env.default_params
-    step = jax.jit(env.step)
+
+    @jax.jit
+    def overflow_after_a_step(params):
+        _, state = env.reset(jax.random.key(0), params)
+        return env.step_env(jax.random.key(1), state, jnp.zeros(32), params)[5]["overflow"]
+
     for perception, flagged in ((5.0, False), (9.0, True)):
-        changed = params.replace(perception=perception)
-        _, state = jax.jit(env.reset)(jax.random.key(0), changed)
-        assert bool(step(jax.random.key(1), state, jnp.zeros(32), changed)[5]["overflow"]) is flagged
+        assert bool(overflow_after_a_step(env.default_params.replace(perception=perception))) is flagged
 
 
 def test_a_crowd_beyond_the_lists_capacity_is_flagged_and_sticks():
     env = dmdenv.make_env("flocking", boids=200, pairs="list", slack=1.0)
     params = env.default_params
-    _, state = env.reset(jax.random.key(0), params)
+    _, state = jax.jit(env.reset)(jax.random.key(0), params)
+    step = jax.jit(env.step_env)
     crowded = dataclasses.replace(state, positions=state.positions * 0.05)
-    _, crowded, _, _, _, info = jax.jit(env.step_env)(jax.random.key(1), crowded, jnp.zeros(200), params)
+    _, crowded, _, _, _, info = step(jax.random.key(1), crowded, jnp.zeros(200), params)
     assert info["overflow"]
     apart = dataclasses.replace(crowded, positions=state.positions)
-    assert jax.jit(env.step_env)(jax.random.key(1), apart, jnp.zeros(200), params)[5]["overflow"]
+    assert step(jax.random.key(1), apart, jnp.zeros(200), params)[5]["overflow"]

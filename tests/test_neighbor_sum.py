@@ -646,7 +646,8 @@ def with_form(form, program, *args):
             env.update(zip(equation.outvars, outputs, strict=True))
         return [v.val if hasattr(v, "val") else env[v] for v in jaxpr.outvars]
 
-    leaves = jax.jit(lambda *leaves: run(jaxpr.jaxpr, jaxpr.consts, leaves))(*jax.tree.leaves(args))
+    consts = as_jax(jaxpr.consts)
+    leaves = jax.jit(lambda *leaves: run(jaxpr.jaxpr, consts, leaves))(*jax.tree.leaves(args))
     return jax.tree.unflatten(jax.tree.structure(out), leaves)
 
 
