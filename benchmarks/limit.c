@@ -22,14 +22,13 @@ ALWAYS_INLINE float truncated(float w) {
   return 24.0f * s * s3 * (2.0f * s3 - 1.0f);
 }
 
-// The same of S(w) E(w), with S = 1 up to the onset and S = (c - w)^2 (c + 2 w - 3 o) / (c - o)^3 from there to the cutoff.
+// The same of S(w) E(w): S = y^2 (3 - 2 y), y falls from 1 at the onset to 0 at the cutoff.
 ALWAYS_INLINE float switched(float w) {
-  const float c = CUTOFF_SQUARED, o = ONSET_SQUARED, unit = 1.0f / ((c - o) * (c - o) * (c - o));
+  const float width = CUTOFF_SQUARED - ONSET_SQUARED;
   const float s = 1.0f / w, s3 = s * s * s;
-  const float t = fmaxf(w, o);
-  const float S = (c - t) * (c - t) * (c + 2.0f * t - 3.0f * o) * unit;
-  const float slope = -6.0f * (c - t) * (t - o) * unit; // dS/dw
-  return 24.0f * s * s3 * (2.0f * s3 - 1.0f) * S - 8.0f * s3 * (s3 - 1.0f) * slope;
+  const float y = fminf((CUTOFF_SQUARED - w) * (1.0f / width), 1.0f);
+  return 24.0f * s * s3 * (2.0f * s3 - 1.0f) * (y * y * (3.0f - 2.0f * y)) +
+         48.0f / width * s3 * (s3 - 1.0f) * (y * (1.0f - y));
 }
 
 // Adds the force of a pair to `force`; `counts` is 0 for a pair of a particle with itself.

@@ -66,9 +66,7 @@ def _apply(equation, operands: list[Value], particles: tuple[int, ...]) -> list[
         return _run(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ()), operands, particles)
     arrays, mapped = [a for a, _ in operands], [m for _, m in operands]
     if not any(mapped):
-        subfunctions, params = equation.primitive.get_bind_params(params)
-        out = equation.primitive.bind(*subfunctions, *arrays, **params)
-        return [(a, False) for a in (out if equation.primitive.multiple_results else [out])]
+        return [(a, False) for a in bind(equation, arrays)]
 
     out_aval = equation.outvars[0].aval
     k, shape = len(particles), out_aval.shape
@@ -108,6 +106,14 @@ def _apply(equation, operands: list[Value], particles: tuple[int, ...]) -> list[
         if product is not None:
             return [(product, True)]
     return _mapped_by_vmap(equation, arrays, mapped, k)
+
+
+def bind(equation, operands: Sequence[jax.Array]) -> list[jax.Array]:
+    """The outputs of an equation of a jaxpr for these operands."""
+    bound = equation.primitive.get_bind_params(dict(equation.params))
+    subfunctions, params = bound if isinstance(bound, tuple) else ((), bound)  # jax 0.12: functions are parameters too
+    out = equation.primitive.bind(*subfunctions, *operands, **params)
+    return out if equation.primitive.multiple_results else [out]
 
 
 def _spread(value: Value, particles: tuple[int, ...]) -> jax.Array:
@@ -158,11 +164,9 @@ def _small_product(equation, operands: list[Value], particles: tuple[int, ...]) 
 
 def _mapped_by_vmap(equation, arrays: Sequence[jax.Array], mapped: Sequence[bool], axes: int) -> list[Value]:
     """Any other operation: `jax.vmap` over the particle axes, from the last to the first and put back there."""
-    subfunctions, params = equation.primitive.get_bind_params(dict(equation.params))
 
     def function(*operands):
-        out = equation.primitive.bind(*subfunctions, *operands, **params)
-        return out if equation.primitive.multiple_results else [out]
+        return bind(equation, operands)
 
     fun: Callable = function
     for _ in range(axes):

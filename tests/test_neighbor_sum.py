@@ -17,6 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from dmdenv.neighbor_sum import _column_sweep, _gather_and_reduce, neighbor_sum, neighbor_sum_p
 from dmdenv.neighbors import AllPairs, NeighborList
+from dmdenv.particles_last import bind
 from dmdenv.space import Free, Periodic
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -640,9 +641,7 @@ def with_form(form, program, *args):
             elif equation.primitive.name in ("jit", "pjit"):
                 outputs = run(equation.params["jaxpr"].jaxpr, equation.params["jaxpr"].consts, inputs)
             else:
-                subfunctions, params = equation.primitive.get_bind_params(equation.params)
-                outputs = equation.primitive.bind(*subfunctions, *inputs, **params)
-                outputs = outputs if equation.primitive.multiple_results else [outputs]
+                outputs = bind(equation, inputs)
             env.update(zip(equation.outvars, outputs, strict=True))
         return [v.val if hasattr(v, "val") else env[v] for v in jaxpr.outvars]
 

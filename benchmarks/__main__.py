@@ -1,0 +1,11 @@
+"""All benchmarks, one after the other, each in a process of its own: `python -m benchmarks [--quick]`."""
+
+import subprocess
+import sys
+
+NAMES = ("batched_forces", "env_throughput")
+
+if __name__ == "__main__":
+    for name in NAMES:
+        print(f"\n## {name}\n", flush=True)
+        subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *sys.argv[1:]], check=True)

@@ -1,0 +1,78 @@
+"""The benchmarks run, and what they write has the structure that readers of the results rely on."""
+
+import json
+import math
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def batched_forces(tmp_path_factory):
+    """The standard output and the JSON of a quick run without JAX MD."""
+    path = tmp_path_factory.mktemp("results") / "batched_forces.json"
+    command = [sys.executable, "-m", "benchmarks.batched_forces", "--quick", "--no-jax-md", "--json", str(path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(path.read_text())
+
+
+def test_the_machine_is_described(batched_forces):
+    _, record = batched_forces
+    assert {
+        "date",
+        "cpu",
+        "cores",
+        "pinned_to_core",
+        "load_average_at_start",
+        "packages",
+        "XLA_FLAGS",
+        "c_compiler",
+    } <= set(record["machine"])
+    assert record["machine"]["packages"]["jax"]
+    assert record["quick"] is True
+
+
+def test_every_quantity_has_a_median_and_a_spread(batched_forces):
+    _, record = batched_forces
+    assert len(record["cases"]) == 2
+    for case in record["cases"]:
+        assert {"systems", "particles", "dimension", "box", "steps", "notes"} <= set(case)
+        assert set(case["seconds"]) == set(case["compile_seconds"]) == {"forces", "trajectory", "gradient"}
+        for by_name in case["seconds"].values():
+            assert "dmdenv" in by_name
+            for timing in by_name.values():
+                assert 0 < timing["low"] <= timing["median"] <= timing["high"]
+                assert timing["rounds"] >= 3
+        assert all(0 < by_name["dmdenv"] < 60 for by_name in case["compile_seconds"].values())
+
+
+def test_the_hand_written_loops_compute_the_same_forces(batched_forces):
+    _, record = batched_forces
+    if record["machine"]["c_compiler"] is None:
+        pytest.skip("no C compiler")
+    for case in record["cases"]:
+        assert case["largest_differences"]["float32"]["forces"]["c"] < 1e-5
+        assert "c" in case["seconds"]["forces"]
+
+
+def test_each_target_has_a_verdict(batched_forces):
+    output, record = batched_forces
+    assert len(record["targets"]) == 4
+    for target in record["targets"]:
+        assert target["verdict"] in ("pass", "falls short", "not measured")
+        assert (target["value"] is None) == (target["verdict"] == "not measured")
+        assert (target["at_least"] is None) != (target["at_most"] is None)
+        assert target["value"] is None or math.isfinite(target["value"])
+        assert target["name"] in output
+
+
+def test_the_tables_are_markdown(batched_forces):
+    output, _ = batched_forces
+    lines = output.splitlines()
+    (rule,) = (line for line in lines if line.startswith("|--") and "wanted" in lines[lines.index(line) - 1])
+    assert len(rule) == len(lines[lines.index(rule) - 1])
