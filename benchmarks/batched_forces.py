@@ -6,7 +6,7 @@ Everything runs on one core in float32, with the same potential, cutoff, box, st
 
     E = sum_{i<j} S(r) 4 (r^-12 - r^-6),  S = y^2 (3 - 2 y),  y = (c^2 - r^2) / (c^2 - o^2) clamped to [0, 1],
 
-with the onset o = 2 of the switch S and the cutoff c = 2.5: what `jax_md.energy.lennard_jones_pair` computes by default.
+with the onset o = 2 of the switch S and the cutoff c = 2.5: `jax_md.energy.lennard_jones_pair` with its default switch.
 The trajectory is velocity Verlet, its result the kinetic energy at the end, its gradient taken with respect to initial
 positions and velocities. Results are checked against each other before anything is timed.
 """

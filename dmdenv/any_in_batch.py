@@ -17,7 +17,7 @@ mlir.register_lowering(any_in_batch_p, lambda ctx, *operands, **_: list(operands
 
 
 def _batch(args, dims):
-    return any_in_batch_p.bind(jnp.any(args[0], axis=dims[0])), batching.not_mapped
+    return any_in_batch_p.bind(jnp.any(args[0], axis=dims[0])), None
 
 
 batching.primitive_batchers[any_in_batch_p] = _batch

@@ -93,7 +93,6 @@ def _check_particle_count(leaves: Sequence[jax.Array], pairs: Pairs) -> None:
         raise ValueError(
             f"features has {n} particles; valid: {pairs.count}, as many as the neighbour list was built for"
         )
-    return n
 
 
 def _parities(parity: PyTree, out: PyTree) -> tuple[int, ...]:
@@ -233,7 +232,7 @@ def _jvp(primals, tangents, *, kernel: Kernel, parity: tuple[int, ...]):
     dshared, dx, _ = _split(tangents, kernel)
     moving_s, moving_x = _moving(dshared), _moving(dx)
     smooth = [q for q, aval in enumerate(kernel.jaxpr.out_avals) if jnp.issubdtype(aval.dtype, jnp.inexact)]
-    dy: list[Any] = [ad.Zero.from_primal_value(a) for a in y]
+    dy: list[Any] = [ad.Zero(jax.typeof(a).to_tangent_aval()) for a in y]
     if not smooth or not (moving_s or moving_x):
         return y, dy
 
@@ -324,12 +323,12 @@ def _transpose(cotangents, *operands, kernel: Kernel, parity: tuple[int, ...]):
 def _batch(operands, axes, *, kernel: Kernel, parity: tuple[int, ...]):
     """A batch of features goes into the kernel; a batch of lists is one larger system of disconnected parts."""
     _, _, pair_axes = _split(axes, kernel)
-    unmapped = all(axis is batching.not_mapped for axis in pair_axes)
+    unmapped = all(axis is None for axis in pair_axes)
     return (_batch_kernel if unmapped else _batch_lists)(operands, axes, kernel, parity)
 
 
 def _batch_kernel(operands, axes, kernel: Kernel, parity: tuple[int, ...]):
-    axis_of = [None if axis is batching.not_mapped else 0 for axis in axes]
+    axis_of = [None if axis is None else 0 for axis in axes]
     operands = [
         a if to is None else jnp.moveaxis(a, axis, 0) for a, axis, to in zip(operands, axes, axis_of, strict=True)
     ]
@@ -342,10 +341,10 @@ def _batch_kernel(operands, axes, kernel: Kernel, parity: tuple[int, ...]):
 
 
 def _batch_lists(operands, axes, kernel: Kernel, parity: tuple[int, ...]):
-    size = next(a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not batching.not_mapped)
+    size = next(a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None)
 
     def batch_first(a, axis):
-        return jnp.broadcast_to(a, (size, *a.shape)) if axis is batching.not_mapped else jnp.moveaxis(a, axis, 0)
+        return jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
 
     def joined(a):
         """`[..., size, n]` as the particles of one system, `[..., size * n]`."""
@@ -357,7 +356,7 @@ def _batch_lists(operands, axes, kernel: Kernel, parity: tuple[int, ...]):
     indices = indices + n * lax.broadcasted_iota(indices.dtype, (size, 1, 1), 0)
     x = [joined(jnp.moveaxis(batch_first(a, axis), 0, -2)) for a, axis in zip(x, x_axes, strict=True)]
     # a shared value that differs between instances becomes a feature of each instance's particles
-    common = [q for q, axis in enumerate(shared_axes) if axis is batching.not_mapped]
+    common = [q for q, axis in enumerate(shared_axes) if axis is None]
     own = _others(shared, common)
     for a, axis in zip(_pick(shared, own), _pick(shared_axes, own), strict=True):
         per_instance = jnp.moveaxis(a, axis, -1)[..., None]

@@ -253,10 +253,9 @@ def _runs(neighbors: NeighborList, coordinates: jax.Array) -> tuple[jax.Array, .
     covering = 2 * _REACH + 1
     shifts = [range(-_REACH, _REACH + 1) if m > covering else range(m) for m in neighbors.cells[1:]]
     offsets = jnp.asarray(list(itertools.product(*shifts)), jnp.int32)  # [rows, d - 1]
-    base = sum(
-        stride * ((coordinates[axis][None, :] + offsets[:, axis - 1 : axis]) % neighbors.cells[axis])
-        for axis, stride in enumerate(strides, start=1)
-    )
+    base = jnp.zeros((len(offsets), coordinates.shape[1]), jnp.int32)
+    for axis, stride in enumerate(strides, start=1):
+        base += stride * ((coordinates[axis][None, :] + offsets[:, axis - 1 : axis]) % neighbors.cells[axis])
     row, end = _look_up(start, base), _look_up(start, base + across)
     if across <= covering:
         return order, row, end - row, end, jnp.zeros_like(row)
@@ -315,7 +314,12 @@ def _build(neighbors: NeighborList, space: Space, positions: jax.Array) -> Neigh
     words = jnp.concatenate([words, jnp.zeros((1, n), jnp.uint32)])
     last = jnp.full(n, segments, jnp.int32)
     numbers = jnp.arange(segments, dtype=jnp.int32)
-    _, following = lax.scan(lambda after, s: (jnp.where(words[s] != 0, s, after),) * 2, last, numbers, reverse=True)
+
+    def nearest_segment(after, s):
+        here = jnp.where(words[s] != 0, s, after)
+        return here, here
+
+    _, following = lax.scan(nearest_segment, last, numbers, reverse=True)
     following = jnp.concatenate([following, last[None], last[None]])
 
     def at(table, row):

@@ -41,7 +41,7 @@ def evaluate(
         One array `[*s, *particles]` an output.
     """
     values = _run(jaxpr, list(zip(operands, mapped, strict=True)), particles)
-    return [_spread(value, particles) for value in values]
+    return [_spread(value, aval.shape, particles) for value, aval in zip(values, jaxpr.out_avals, strict=True)]
 
 
 Value = tuple[jax.Array, bool]  # an array, and whether it has the particle axes
@@ -72,12 +72,7 @@ def _apply(equation, operands: list[Value], particles: tuple[int, ...]) -> list[
     k, shape = len(particles), out_aval.shape
     trailing = tuple(range(len(shape), len(shape) + k))
     if name in _ELEMENTWISE:
-        full = [
-            _spread((jnp.broadcast_to(a, shape), False) if jnp.ndim(a) == 0 and not m else (a, m), particles)
-            for a, m in operands
-        ]
-        full = [_raise_rank(a, shape, particles) for a in full]
-        return [(equation.primitive.bind(*full, **params), True)]
+        return [(equation.primitive.bind(*(_spread(v, shape, particles) for v in operands), **params), True)]
     if name in _REDUCTIONS:
         return [(equation.primitive.bind(*arrays, **params), True)]
     if name == "broadcast_in_dim":
@@ -92,7 +87,8 @@ def _apply(equation, operands: list[Value], particles: tuple[int, ...]) -> list[
     if name == "split":
         return [(part, True) for part in lax.split(arrays[0], params["sizes"], params["axis"])]
     if name == "concatenate":
-        return [(lax.concatenate([_spread(v, particles) for v in operands], params["dimension"]), True)]
+        full = [_spread(v, atom.aval.shape, particles) for v, atom in zip(operands, equation.invars, strict=True)]
+        return [(lax.concatenate(full, params["dimension"]), True)]
     if name == "slice":
         starts, limits = (*params["start_indices"], *([0] * k)), (*params["limit_indices"], *particles)
         strides = None if params["strides"] is None else (*params["strides"], *([1] * k))
@@ -116,21 +112,15 @@ def bind(equation, operands: Sequence[jax.Array]) -> list[jax.Array]:
     return out if equation.primitive.multiple_results else [out]
 
 
-def _spread(value: Value, particles: tuple[int, ...]) -> jax.Array:
-    """The array with the particle axes."""
-    array, mapped = value
-    if mapped:
+def _spread(value: Value, shape: tuple[int, ...], particles: tuple[int, ...]) -> jax.Array:
+    """The array over the kernel's own axes `shape`, over which it may be a scalar, and over the particle axes."""
+    array, mapped = jnp.asarray(value[0]), value[1]
+    target = (*shape, *particles)
+    if array.shape == target and mapped:
         return array
-    array = jnp.asarray(array)
-    return lax.broadcast_in_dim(array, (*array.shape, *particles), tuple(range(array.ndim)))
-
-
-def _raise_rank(array: jax.Array, shape: tuple[int, ...], particles: tuple[int, ...]) -> jax.Array:
-    """A scalar operand of an elementwise operation (a select's predicate, a literal) over the kernel's own axes."""
-    own = array.ndim - len(particles)
-    if own == len(shape):
-        return array
-    return lax.broadcast_in_dim(array, (*shape, *particles), tuple(range(len(shape), len(shape) + len(particles))))
+    trailing = range(len(shape), len(target)) if mapped else ()
+    own = range(array.ndim - len(trailing))
+    return lax.broadcast_in_dim(array, target, (*own, *trailing))
 
 
 def _small_product(equation, operands: list[Value], particles: tuple[int, ...]) -> jax.Array | None:
@@ -149,16 +139,16 @@ def _small_product(equation, operands: list[Value], particles: tuple[int, ...]) 
     at_b, at_contract = range(len(batch_a) + len(free_a), len(out.shape)), range(len(out.shape), rank)
     trailing = range(rank, rank + len(particles))
 
-    def laid_out(value, batch, free, at_free, contract):
-        array = _spread(value, particles).astype(out.dtype)
+    def laid_out(operand, batch, free, at_free, contract):
+        array = _spread(operands[operand], avals[operand].shape, particles).astype(out.dtype)
         where = dict(zip((*batch, *free, *contract), (*at_batch, *at_free, *at_contract), strict=True))
         own = [where[q] for q in range(len(where))]
         order = sorted(range(len(own)), key=own.__getitem__)
         array = lax.transpose(array, (*order, *range(len(own), array.ndim)))
         return lax.broadcast_in_dim(array, (*sizes, *particles), (*sorted(own), *trailing))
 
-    a = laid_out(operands[0], batch_a, free_a, at_a, contract_a)
-    b = laid_out(operands[1], batch_b, free_b, at_b, contract_b)
+    a = laid_out(0, batch_a, free_a, at_a, contract_a)
+    b = laid_out(1, batch_b, free_b, at_b, contract_b)
     return jnp.sum(a * b, axis=tuple(at_contract), dtype=out.dtype)
 
 

@@ -1,4 +1,4 @@
-"""jaxlib 0.9.1 to 0.10.2 give wrong numbers here, silently, on the CPU: a bad version that comes later is to be caught."""
+"""jaxlib 0.9.1 to 0.10.2 give wrong numbers here, silently, on the CPU: a later bad one is to be caught."""
 
 import jax
 import jax.numpy as jnp

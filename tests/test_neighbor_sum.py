@@ -33,7 +33,7 @@ def dense_sum(kernel, features, adjacent):
     """Every pair but (i, i) evaluated and stored, those that are not adjacent dropped, the rest added up."""
     n = adjacent.shape[0]
     i, j = np.nonzero(~np.eye(n, dtype=bool))
-    y = jax.vmap(kernel)(*(jax.tree.map(lambda a: a[k], features) for k in (i, j)))
+    y = jax.vmap(kernel)(*(jax.tree.map(lambda a, k=k: a[k], features) for k in (i, j)))
 
     def summed(a):
         keep = adjacent[i, j].reshape(-1, *[1] * (a.ndim - 1))
@@ -327,7 +327,8 @@ def test_declared_parity_gives_the_same_derivatives_as_none():
 
     def evaluated(p, u, v):
         return [
-            gradient_and_hvp(lambda p: weighted(case.sum(p, pairs, parity)), p, u, v) for parity in (case.parity, 0)
+            gradient_and_hvp(lambda p, parity=parity: weighted(case.sum(p, pairs, parity)), p, u, v)
+            for parity in (case.parity, 0)
         ]
 
     declared, undeclared = jax.jit(evaluated)(*at)
@@ -411,7 +412,7 @@ def test_derivatives_pass_through_scan_and_checkpoint():
 
 @pytest.mark.parametrize("kind", ["all pairs", "list"])
 def test_derivatives_are_finite_where_particles_coincide_and_at_the_cutoff(kind):
-    """A soft sphere with a safe norm: what coincides or just touches is at rest, and the others feel what they should."""
+    """A soft sphere with a safe norm: what coincides or just touches is at rest, the others feel what they should."""
     sigma = 1.5
     x = jnp.array([[0.0, 0, 0], [0, 0, 0], [sigma, 0, 0], [3.0, 0, 0], [3.0, 1.0, 0], [9, 9, 9]])
     pairs = {"all pairs": AllPairs(), "list": graph_list(COMPLETE)}[kind]
@@ -553,7 +554,7 @@ def test_nested_batches_agree_with_dense_autodiff(inner):
 
 
 def test_a_batch_equals_a_loop_over_its_instances():
-    """A kernel with small matrix products and many outputs; everything but the table it closes over has a batch axis."""
+    """A kernel with small matrix products and many outputs; all but the table it closes over has a batch axis."""
     case = CASES["multipoles"]
     lists, _ = batch_of_lists()
     points = [jax.tree.map(lambda a, k=k: a * (1 + 0.1 * k), case.point["features"]) for k in range(B)]
@@ -779,7 +780,7 @@ def test_bad_features_are_named(features, message):
 
 @pytest.mark.parametrize("parity", [2, 0.5, {"a": 1, "b": 3}])
 def test_a_bad_parity_is_named(parity):
-    with pytest.raises(ValueError, match="parity = .*; valid: -1, 0 or 1"):
+    with pytest.raises(ValueError, match=r"parity = .*; valid: -1, 0 or 1"):
         neighbor_sum(lambda a, b: {"a": a, "b": b}, POSITIONS, AllPairs(), parity=parity)
 
 

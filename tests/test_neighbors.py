@@ -1,4 +1,4 @@
-"""Neighbour lists against brute force: what they hold, when they are rebuilt, and that they say so when they overflow."""
+"""Neighbour lists against brute force: what they hold, when they rebuild, how they overflow."""
 
 import functools
 
@@ -239,7 +239,9 @@ def test_too_many_particles_in_a_run_of_cells_set_the_flag_and_it_sticks():
     flagged = rebuilt(tight, space, x)
     assert flagged.overflow
     k, across = np.arange(len(x)), neighbors.cells[1]
-    one_or_two_a_row = np.stack([3.1 * k % 8, (k % across + 0.5) * 8 / across, (k // across % across + 0.5) * 8 / across])
+    one_or_two_a_row = np.stack(
+        [3.1 * k % 8, (k % across + 0.5) * 8 / across, (k // across % across + 0.5) * 8 / across]
+    )
     assert not rebuilt(tight, space, one_or_two_a_row.T).overflow
     assert rebuilt(flagged, space, one_or_two_a_row.T).overflow
 

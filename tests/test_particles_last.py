@@ -72,7 +72,7 @@ FUNCTIONS = {
 
 @pytest.fixture(scope="module", params=[(5,), (2, 5)], ids=["columns", "grid"])
 def evaluated(request):
-    """Every function over the particle axes, by `evaluate` and by vmap, each in one program; `b` has the last axis only."""
+    """Every function over the particle axes, by `evaluate` and by vmap, in one program each; `b` has the last only."""
     particles = request.param
     rng = np.random.default_rng(3)
     s, a, b = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in (S, (*S, *particles), (*S, *particles)))

@@ -124,7 +124,7 @@ def test_precision_is_that_of_the_positions(x64):
 
 @pytest.mark.parametrize("box", [0.0, -1.0, np.nan, np.inf, [1.0, 0.0], np.ones((2, 2))])
 def test_a_bad_box_is_named(box):
-    with pytest.raises(ValueError, match="(?s)box = .*; valid: a positive finite length, or one for each axis"):
+    with pytest.raises(ValueError, match=r"(?s)box = .*; valid: a positive finite length, or one for each axis"):
         Periodic(box)
 
 
