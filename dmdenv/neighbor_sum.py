@@ -124,11 +124,18 @@ class Kernel:
         return jaxpr_as_fun(self.jaxpr)(*shared, *xi, *xj)
 
     def over(
-        self, shared: Sequence, xi: Sequence, xj: Sequence, particles: tuple[int, ...], *, xj_mapped: bool
+        self,
+        shared: Sequence,
+        xi: Sequence,
+        xj: Sequence,
+        particles: tuple[int, ...],
+        *,
+        xj_mapped: bool,
+        store: Callable[[jax.Array], jax.Array] = lambda array: array,
     ) -> list:
         """The kernel of many pairs at once: `xi` and (where mapped) `xj` have the particle axes last."""
         mapped = [False] * len(shared) + [True] * len(xi) + [xj_mapped] * len(xj)
-        return evaluate(self.jaxpr, [*shared, *xi, *xj], mapped, particles)
+        return evaluate(self.jaxpr, [*shared, *xi, *xj], mapped, particles, store)
 
     @property
     def shared_avals(self) -> list:
@@ -173,7 +180,16 @@ def _column_sweep(*operands, kernel: Kernel, parity: tuple[int, ...]) -> list[ja
         else:
             j = c
             xj = [lax.dynamic_index_in_dim(a, c, -1, keepdims=False) for a in x]
-        outputs = kernel.over(shared, x, xj, (n,), xj_mapped=bool(pairs))
+        one = jnp.where(c >= 0, 1, 2)  # which XLA does not know
+
+        def store(a):
+            """All components of a force share this; XLA would repeat it for each, but it does not repeat a division.
+
+            Beside the gathers of a list the repetition is cheaper than one more loop over the particles.
+            """
+            return a / one.astype(a.dtype) if not pairs and jnp.issubdtype(a.dtype, jnp.inexact) else a
+
+        outputs = kernel.over(shared, x, xj, (n,), xj_mapped=bool(pairs), store=store)
         return [total + y for total, y in zip(sums, _masked(outputs, particle != j), strict=True)]
 
     zeros = [jnp.zeros((*aval.shape, n), aval.dtype) for aval in kernel.jaxpr.out_avals]

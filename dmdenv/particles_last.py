@@ -27,7 +27,11 @@ _SMALL_PRODUCT = 64  # multiply-adds of a matrix product a pair, up to which it 
 
 
 def evaluate(
-    jaxpr: ClosedJaxpr, operands: Sequence[jax.Array], mapped: Sequence[bool], particles: tuple[int, ...]
+    jaxpr: ClosedJaxpr,
+    operands: Sequence[jax.Array],
+    mapped: Sequence[bool],
+    particles: tuple[int, ...],
+    store: Callable[[jax.Array], jax.Array] = lambda array: array,
 ) -> list[jax.Array]:
     """The outputs of `jaxpr` for every particle.
 
@@ -36,18 +40,20 @@ def evaluate(
         operands: arrays `[*s_q, *particles]` where mapped, `[*s_q]` where all particles share the value.
         mapped: which operands have the particle axes.
         particles: the shape of the particle axes.
+        store: an identity, applied to each array that the function broadcasts over further axes of its own, such as
+            the magnitude of a force along its direction.
 
     Returns:
         One array `[*s, *particles]` an output.
     """
-    values = _run(jaxpr, list(zip(operands, mapped, strict=True)), particles)
+    values = _run(jaxpr, list(zip(operands, mapped, strict=True)), particles, store)
     return [_spread(value, aval.shape, particles) for value, aval in zip(values, jaxpr.out_avals, strict=True)]
 
 
 Value = tuple[jax.Array, bool]  # an array, and whether it has the particle axes
 
 
-def _run(jaxpr: ClosedJaxpr, operands: Sequence[Value], particles: tuple[int, ...]) -> list[Value]:
+def _run(jaxpr: ClosedJaxpr, operands: Sequence[Value], particles: tuple[int, ...], store: Callable) -> list[Value]:
     env: dict = dict(zip(jaxpr.jaxpr.constvars, [(c, False) for c in jaxpr.consts], strict=True))
     env.update(zip(jaxpr.jaxpr.invars, operands, strict=True))
 
@@ -55,15 +61,16 @@ def _run(jaxpr: ClosedJaxpr, operands: Sequence[Value], particles: tuple[int, ..
         return (atom.val, False) if isinstance(atom, Literal) else env[atom]
 
     for equation in jaxpr.jaxpr.eqns:
-        env.update(zip(equation.outvars, _apply(equation, list(map(read, equation.invars)), particles), strict=True))
+        results = _apply(equation, list(map(read, equation.invars)), particles, store)
+        env.update(zip(equation.outvars, results, strict=True))
     return list(map(read, jaxpr.jaxpr.outvars))
 
 
-def _apply(equation, operands: list[Value], particles: tuple[int, ...]) -> list[Value]:
+def _apply(equation, operands: list[Value], particles: tuple[int, ...], store: Callable) -> list[Value]:
     name, params = equation.primitive.name, dict(equation.params)
     if name in _CALLS:
         inner = params[_CALLS[name]]
-        return _run(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ()), operands, particles)
+        return _run(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ()), operands, particles, store)
     arrays, mapped = [a for a, _ in operands], [m for _, m in operands]
     if not any(mapped):
         return [(a, False) for a in bind(equation, arrays)]
@@ -71,13 +78,15 @@ def _apply(equation, operands: list[Value], particles: tuple[int, ...]) -> list[
     out_aval = equation.outvars[0].aval
     k, shape = len(particles), out_aval.shape
     trailing = tuple(range(len(shape), len(shape) + k))
+    if name == "broadcast_in_dim" or name in _ELEMENTWISE:
+        operands = [(store(a) if m and math.prod(a.shape[:-k]) < math.prod(shape) else a, m) for a, m in operands]
     if name in _ELEMENTWISE:
         return [(equation.primitive.bind(*(_spread(v, shape, particles) for v in operands), **params), True)]
     if name in _REDUCTIONS:
         return [(equation.primitive.bind(*arrays, **params), True)]
     if name == "broadcast_in_dim":
         dimensions = (*params["broadcast_dimensions"], *trailing)
-        return [(lax.broadcast_in_dim(arrays[0], (*shape, *particles), dimensions), True)]
+        return [(lax.broadcast_in_dim(operands[0][0], (*shape, *particles), dimensions), True)]
     if name == "squeeze" or (name == "reshape" and params["dimensions"] is None):
         return [(lax.reshape(arrays[0], (*shape, *particles)), True)]
     if name == "transpose":
@@ -86,9 +95,14 @@ def _apply(equation, operands: list[Value], particles: tuple[int, ...]) -> list[
         return [(lax.rev(arrays[0], params["dimensions"]), True)]
     if name == "split":
         return [(part, True) for part in lax.split(arrays[0], params["sizes"], params["axis"])]
-    if name == "concatenate":
+    if name in ("concatenate", "stack"):
         full = [_spread(v, atom.aval.shape, particles) for v, atom in zip(operands, equation.invars, strict=True)]
+        if name == "stack":
+            return [(jnp.stack(full, params["axis"]), True)]
         return [(lax.concatenate(full, params["dimension"]), True)]
+    if name == "unstack":
+        parts = range(len(equation.outvars))
+        return [(lax.index_in_dim(arrays[0], q, params["axis"], keepdims=False), True) for q in parts]
     if name == "slice":
         starts, limits = (*params["start_indices"], *([0] * k)), (*params["limit_indices"], *particles)
         strides = None if params["strides"] is None else (*params["strides"], *([1] * k))

@@ -181,7 +181,7 @@ def test_few_particles_are_no_special_case(space, n):
     assert held_pairs(neighbors).sum() == (2 if n == 2 and isinstance(space, Periodic) else 0)
 
 
-@pytest.mark.parametrize("far", [-1e5, 1e7])
+@pytest.mark.parametrize("far", [-1e6, 1e7])
 def test_one_particle_far_off_does_not_blur_the_others(far):
     """In free space the origin is nowhere: distances are those of the positions as they are."""
     x = (np.random.default_rng(0).random((60, 3)) * 4).astype(np.float32)
@@ -416,9 +416,9 @@ def batch():
     """Four instances with boxes of their own and a list each, positions 4 x [n, d]."""
     side = np.array([6.5, 7.0, 7.5, 8.0], np.float32)
     x = (np.random.default_rng(1).random((4, 40, 3)) * side[:, None, None]).astype(np.float32)
-    one = allocate(Periodic(6.5), x[0], cutoff=1.2, skin=0.4, slack=3.0).replace(run_capacity=40)
-    lists = jax.jit(jax.vmap(lambda box, x: rebuilt(one, Periodic(box), x)))(side, x)
-    return side, x, lists
+    with jax.enable_x64(False):  # whoever asks first
+        one = allocate(Periodic(6.5), x[0], cutoff=1.2, skin=0.4, slack=3.0).replace(run_capacity=40)
+        return side, x, jax.jit(jax.vmap(lambda box, x: rebuilt(one, Periodic(box), x)))(side, x)
 
 
 def energy(box, x, neighbors):

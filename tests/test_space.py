@@ -57,6 +57,12 @@ def test_displacements_are_the_shortest_of_all_images(seed, dimension, images):
     np.testing.assert_array_equal(back, -there)
 
 
+def test_half_a_box_apart_each_sees_the_other_on_the_opposite_side():
+    there, back = (Periodic(2.0).displacement(jnp.array(a), jnp.array(b)) for a, b in ([[1.0], [0.0]], [[0.0], [1.0]]))
+    np.testing.assert_array_equal(there, -back)
+    assert np.abs(there) == 1.0
+
+
 def test_the_length_of_a_displacement_is_the_distance_to_the_nearest_image():
     box = np.array([2.0, 3.0, 4.0], np.float32)
     a, b = np.random.default_rng(0).random((2, 50, 3), np.float32) * box
