@@ -26,7 +26,8 @@ from benchmarks import harness
 BATCHES = (1, 16, 256, 4096, 16_384)
 BOIDS = (8, 32, 128, 512)
 GRADIENT_STEPS = 8
-CROSSOVER_BOIDS = (128, 256, 512, 1024, 2048)
+CROSSOVER_BOIDS = (32, 64, 96, 128, 256)
+CROSSOVER_BATCH = 64
 COMPILE_TARGET = 5.0  # seconds, of a step
 MEMORY_SHARE = 0.6  # of what is available: more may swap, and slow down everybody on the machine
 LONGEST = 60.0  # seconds: what one call may take
@@ -140,7 +141,7 @@ def cases(options: Options) -> list[tuple[dict[str, Any], int]]:
     """Configurations and batch sizes."""
     if options.crossover:
         sizes = (32, 64) if options.quick else CROSSOVER_BOIDS
-        return [({"boids": n, "pairs": pairs}, 4) for n in sizes for pairs in ("all", "list")]
+        return [({"boids": n, "pairs": pairs}, CROSSOVER_BATCH) for n in sizes for pairs in ("all", "list")]
     if options.quick:
         return [({"boids": 8}, 1), ({"boids": 8}, 16)]
     return [({"boids": n}, batch) for n in BOIDS for batch in BATCHES]

@@ -179,7 +179,7 @@ def test_changing_parameters_does_not_recompile(id):
     _, state = env.reset(jax.random.key(0), params)
     for factor in (1.0, 0.99):
         for max_steps in (5, np.float64(7), jnp.float32(9)):
-            changed = jax.tree.map(lambda x: x * factor, params).replace(max_steps=max_steps)  # noqa: B023
+            changed = jax.tree.map(functools.partial(jnp.multiply, factor), params).replace(max_steps=max_steps)
             step(jax.random.key(1), state, random_action(env), changed)
     assert len(traces) == 1
 

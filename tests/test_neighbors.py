@@ -152,19 +152,11 @@ def test_a_list_equals_brute_force(shape, seed, places, skin, looseness, unit):
 
 
 @pytest.mark.parametrize(
-    ("space", "n", "cutoff", "skin"),
-    [
-        (Periodic(9.0), 400, 1.1, 0.2),
-        (Periodic((30.0, 3.1)), 300, 1.5, 0.3),
-        (Periodic((6.0, 12.0, 7.0)), 500, 1.2, 0.3),
-        (Free(), 300, 1.0, 0.0),
-    ],
-    ids=["square", "channel", "box", "free"],
+    ("box", "n", "cutoff", "skin"), [((30.0, 3.1), 300, 1.5, 0.3), ((6.0, 12.0, 7.0), 500, 1.2, 0.3)]
 )
-def test_allocated_capacities_suffice(space, n, cutoff, skin):
-    box = np.asarray(space.box) if isinstance(space, Periodic) else np.array(12.0)
-    d = box.size if box.ndim else 2
-    x = (np.random.default_rng(5).random((n, d)) * box).astype(np.float32)
+def test_allocated_capacities_suffice(box, n, cutoff, skin):
+    space = Periodic(box)
+    x = (np.random.default_rng(5).random((n, len(box))) * box).astype(np.float32)
     neighbors = allocate(space, x, cutoff=cutoff, skin=skin, slack=1.0)
     assert not neighbors.overflow
     assert neighbors.indices.shape == (neighbors.columns, n)  # no more than is needed without slack
@@ -181,11 +173,10 @@ def test_few_particles_are_no_special_case(space, n):
     assert held_pairs(neighbors).sum() == (2 if n == 2 and isinstance(space, Periodic) else 0)
 
 
-@pytest.mark.parametrize("far", [-1e6, 1e7])
-def test_one_particle_far_off_does_not_blur_the_others(far):
+def test_one_particle_far_off_does_not_blur_the_others():
     """In free space the origin is nowhere: distances are those of the positions as they are."""
     x = (np.random.default_rng(0).random((60, 3)) * 4).astype(np.float32)
-    x[7] = far
+    x[7] = -1e6
     neighbors = allocate(Free(), x, cutoff=1.0, skin=0.1)
     assert not neighbors.overflow
     assert_holds_all_within_reach(neighbors, Free(), x)
