@@ -42,7 +42,7 @@ from dmdenv.nearest import nearest
 from dmdenv.neighbors import AllPairs, NeighborList, allocate, empty_like, update
 from dmdenv.space import Free, Periodic, Space, norm
 
-_ALL_PAIRS_UP_TO = 512  # boids; measured by benchmarks/env_throughput.py
+_ALL_PAIRS_UP_TO = 128  # boids; `benchmarks/env_throughput.py --crossover` compares
 _NEIGHBOR_FEATURES = 5  # presence, position (2), heading (2)
 _OBSTACLE_FEATURES = 3  # presence, position (2)
 
@@ -87,7 +87,7 @@ class Flocking(Env[FlockingState, FlockingParams]):
     nearest: int = 6
     pairs: Literal["auto", "all", "list"] = "auto"
     reach: float | None = None
-    slack: float = 2.0
+    slack: float = 4.0
 
     id = "flocking"
     state_type = FlockingState
