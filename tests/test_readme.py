@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if "```python" in page.read_text()
+]
 
 
 def return_of_a_step(env, params):
@@ -20,7 +22,6 @@ def return_of_a_step(env, params):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_examples_run(page):
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
-    assert blocks
     names = {"key": jax.random.key(0), "action": jnp.zeros(32), "rollout_return": return_of_a_step}
     with jax.numpy_rank_promotion("allow"):  # a reader's own settings are JAX's defaults
         for block in blocks:
