@@ -1,7 +1,8 @@
 """Checkpoints: a training's whole state on disk, by orbax.
 
 A checkpoint is a flat table from the path of a leaf (`.policy.weights['layers'][0]['kernel'].value`) to its array, so
-it can be read without this library's classes and moves between devices. Orbax writes into a temporary folder and
+it can be read without this library's classes and moves between devices. Beside it stands the configuration of the
+environment, whose capacities may have grown in the course of the training. Orbax writes into a temporary folder and
 renames it, so that a checkpoint is there as a whole or not at all.
 """
 
@@ -23,20 +24,27 @@ KEPT = 3  # the last few checkpoints of a run
 @contextlib.contextmanager
 def _manager(folder: Path) -> Iterator[ocp.CheckpointManager]:
     options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
-    handler = ocp.StandardCheckpointHandler()
-    with ocp.CheckpointManager(folder.absolute(), item_handlers=handler, options=options) as manager:
+    handlers = {"state": ocp.StandardCheckpointHandler(), "env": ocp.JsonCheckpointHandler()}
+    with ocp.CheckpointManager(folder.absolute(), item_handlers=handlers, options=options) as manager:
         yield manager
 
 
-def save_checkpoint(folder: Path, update: int, state: object) -> Path:
+def save_checkpoint(folder: Path, update: int, state: object, env: Mapping[str, Any]) -> Path:
     """Write the state after `update` updates, delete what is older than the last few; a second call is harmless.
+
+    Args:
+        folder: where the checkpoints are.
+        update: how many updates the state has seen.
+        state: any pytree of arrays.
+        env: the environment's static configuration, as JSON knows it.
 
     Returns:
         The checkpoint's folder.
     """
     with _manager(folder) as manager:
         if update not in manager.all_steps():
-            manager.save(update, args=ocp.args.StandardSave(to_arrays(state)))
+            items = {"state": ocp.args.StandardSave(to_arrays(state)), "env": ocp.args.JsonSave(dict(env))}
+            manager.save(update, args=ocp.args.Composite(**items))
     return folder / str(update)
 
 
@@ -59,14 +67,26 @@ def restore_checkpoint(folder: Path, update: int, template: T) -> T:
     Raises:
         ValueError: when there is no such checkpoint, or it has other leaves or shapes than the template.
     """
+    return from_arrays(_read(folder, update, state=ocp.args.StandardRestore())["state"], template)
+
+
+def saved_env(folder: Path, update: int) -> dict[str, Any]:
+    """The static configuration of the environment after `update` updates.
+
+    Raises:
+        ValueError: when there is no such checkpoint.
+    """
+    return _read(folder, update, env=ocp.args.JsonRestore())["env"]
+
+
+def _read(folder: Path, update: int, **items: Any) -> Any:
     with _manager(folder) as manager:
         saved = sorted(manager.all_steps())
         if update not in saved:
             raise ValueError(
                 f"there is no checkpoint {update} in {folder}; valid: {', '.join(map(str, saved)) or 'none'}"
             )
-        arrays = manager.restore(update)
-    return from_arrays(arrays, template)
+        return manager.restore(update, args=ocp.args.Composite(**items))
 
 
 def to_arrays(state: object) -> dict[str, np.ndarray]:

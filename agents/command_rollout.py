@@ -1,5 +1,6 @@
 """`dmdenv rollout`: one episode of a policy, in numbers and as a film."""
 
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from dmdenv.agents.options import RolloutOptions
 from dmdenv.agents.protocol import Policy, UnfitError
 from dmdenv.agents.runs import Run, field_values
 from dmdenv.agents.usage import UsageError, blaming
-from dmdenv.envs.base import Env, Params
+from dmdenv.envs.base import CapacityExceeded, Env, Params
 
 SIMPLE = {"zero": zero_policy, "random": random_policy}
 
@@ -54,6 +55,9 @@ def rollout(options: RolloutOptions) -> int:
                 print(f"wrote\n  {options.film}")
         except Interrupted as stop:
             return stop.exit_code
+        except CapacityExceeded as error:
+            print(f"dmdenv: error: {error}", file=sys.stderr)
+            return 1
     return 0
 
 
@@ -76,7 +80,7 @@ def _run_scene(options: RolloutOptions) -> Scene:
     if path.parent.name == "checkpoints" and path.name.isdigit():
         path, update = path.parents[1], int(path.name)
     with blaming(f"{argument} (valid: zero, random, RUN_DIR, RUN_DIR/checkpoints/N)"):
-        run = Run.open(path)
+        run = Run.open(path, update)
         if not run.saved_updates():
             raise UsageError(f"{argument}: there is no checkpoint yet; valid: a run that has written one")
         policy = run.policy(run.restore(update))

@@ -19,8 +19,9 @@ from dmdenv.agents.metrics_log import read_metrics
 from dmdenv.agents.options import DEFAULT_AGENT, TrainOptions
 from dmdenv.agents.protocol import UnfitError, get_agent
 from dmdenv.agents.runs import Run, field_values, uses_float64
-from dmdenv.agents.training import CapacityExceeded, train_run
+from dmdenv.agents.training import train_run
 from dmdenv.agents.usage import UsageError, blaming
+from dmdenv.envs.base import CapacityExceeded
 
 
 def train(options: TrainOptions, settings: dict[str, Any]) -> int:
@@ -42,7 +43,7 @@ def train(options: TrainOptions, settings: dict[str, Any]) -> int:
     print(f"run folder: {run.path}", flush=True)
     with Interruption() as interruption:
         try:
-            state = train_run(run, checkpoint_every=options.checkpoint_every, interruption=interruption)
+            run, state = train_run(run, checkpoint_every=options.checkpoint_every, interruption=interruption)
             _finish(run, state, options, interruption)
         except Interrupted as stop:
             saved = run.saved_updates()

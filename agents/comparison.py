@@ -1,5 +1,6 @@
 """How good a trained policy is: beside the untrained one, doing nothing, and random actions, on the same episodes."""
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dmdenv.agents.capacity import with_room
 from dmdenv.agents.evaluate import Evaluation, evaluate, random_policy, zero_policy
 from dmdenv.agents.interruption import Interruption
 from dmdenv.agents.protocol import Policy
@@ -30,9 +32,9 @@ def compare_policies(run: Run, state: Any, *, episodes: int, interruption: Inter
         What `evaluation.json` holds: for each policy the return and the final means, with standard errors.
     """
 
-    @jax.jit
-    def run_episodes(policy, key, params):
-        return evaluate(run.env, policy, key, episodes=episodes, steps=int(run.params.max_steps), params=params)
+    @functools.partial(jax.jit, static_argnums=0)
+    def run_episodes(env, policy, key, params):
+        return evaluate(env, policy, key, episodes=episodes, steps=int(run.params.max_steps), params=params)
 
     policies: dict[str, Policy] = {
         "trained": run.policy(state),
@@ -41,9 +43,15 @@ def compare_policies(run: Run, state: Any, *, episodes: int, interruption: Inter
         "random": random_policy(run.env),
     }
     results = {}
+    env = run.env
     for name, policy in policies.items():
         interruption.check()
-        results[name] = summarise(run_episodes(policy, run.keys.evaluation, run.params))
+        env, evaluation = with_room(
+            env,
+            lambda env, policy=policy: run_episodes(env, policy, run.keys.evaluation, run.params),
+            lambda evaluation: evaluation.overflow,
+        )
+        results[name] = summarise(evaluation)
     return {"episodes": episodes, "final_steps": FINAL_STEPS, "policies": results}
 
 

@@ -25,6 +25,11 @@ class Evaluation(Replaceable):
         """The sum of an episode's rewards, float [episodes]."""
         return jnp.sum(self.rewards, axis=-1)
 
+    @property
+    def overflow(self) -> float:
+        """The share of all steps in which a capacity had overflowed, on the host."""
+        return float(jnp.sum(self.metrics["overflow"]) / jnp.sum(self.lengths))
+
     def final_means(self, steps: int) -> dict[str, jax.Array]:
         """The mean of each metric over the last `steps` steps of each episode (all of a shorter one), [episodes]."""
         time = jnp.arange(self.rewards.shape[-1])

@@ -1,5 +1,6 @@
 """Films: an episode, rendered picture by picture, as MP4."""
 
+import functools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import imageio.v2 as imageio
 import jax
 import numpy as np
 
+from dmdenv.agents.capacity import with_room
 from dmdenv.agents.evaluate import Evaluation, watch
 from dmdenv.agents.files import replacing
 from dmdenv.agents.interruption import Interruption
@@ -68,7 +70,7 @@ def film_states(
 
 
 def record(env: Env, policy: Policy, key: jax.Array, params: Params) -> tuple[Evaluation, list[State]]:
-    """One whole episode, and the state before each of its steps, on the host.
+    """One whole episode, and the state before each of its steps, on the host; repeated with more room if it needs it.
 
     Args:
         env: the environment.
@@ -82,10 +84,11 @@ def record(env: Env, policy: Policy, key: jax.Array, params: Params) -> tuple[Ev
     """
     steps = int(params.max_steps)
 
-    @jax.jit
-    def run(policy, key, params):
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(env, policy, key, params):
         evaluation, states = watch(env, policy, key, steps=steps, params=params)
         return jax.tree.map(lambda x: x[None], evaluation), states
 
-    evaluation, states = jax.device_get(run(policy, key, params))
+    _, seen = with_room(env, lambda env: run(env, policy, key, params), lambda seen: seen[0].overflow)
+    evaluation, states = jax.device_get(seen)
     return evaluation, [jax.tree.map(lambda x, i=i: x[i], states) for i in range(int(evaluation.lengths[0]))]

@@ -80,6 +80,10 @@ class Agent(Protocol):
         """`init` and `config.updates` times `update`: the last state, and the metrics of all updates `[updates]`."""
         ...
 
+    def adopt(self, env: Env, state: Any, *, params: Params | None = None) -> Any:
+        """A training state from the same environment with other static capacities, as one of this environment."""
+        ...
+
     def policy(self, env: Env, config: Any, state: Any) -> Policy:
         """The policy of a state, as it is to be evaluated."""
         ...

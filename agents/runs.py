@@ -21,11 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 import dmdenv
-from dmdenv.agents.checkpoints import restore_checkpoint, save_checkpoint, saved_updates
+from dmdenv.agents.checkpoints import restore_checkpoint, save_checkpoint, saved_env, saved_updates
 from dmdenv.agents.files import replacing
 from dmdenv.agents.protocol import Agent, Policy, get_agent
 from dmdenv.envs.base import Env, Params
 from dmdenv.envs.registry import make_env
+
+CHECKPOINTS = "checkpoints"
 
 
 class Keys(NamedTuple):
@@ -73,18 +75,26 @@ class Run:
         return self
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, update: int | None = None) -> Self:
         """The run in an existing folder: environment, parameters, agent and settings, rebuilt from its recipe.
+
+        Args:
+            path: the folder.
+            update: the checkpoint whose capacities the environment is to have; None for the last one.
 
         Raises:
             FileNotFoundError: when the folder is missing or holds no run.
-            ValueError: when the recipe is not understood, or fits neither this version nor this precision.
+            ValueError: when the recipe is not understood, or fits neither this version nor this precision; when there
+                is no such checkpoint.
         """
         try:
             recipe = json.loads((path / "config.json").read_text())
             if recipe["float64"] != uses_float64():
                 raise ValueError(f"{path} was made with JAX_ENABLE_X64={int(recipe['float64'])}; set it to go on")
-            env = make_env(recipe["env"]["id"], **_tuples(recipe["env"]["config"]))
+            checkpoints = path / CHECKPOINTS
+            saved = [update] if update is not None else saved_updates(checkpoints)[-1:]
+            static = saved_env(checkpoints, saved[0]) if saved else recipe["env"]["config"]
+            env = make_env(recipe["env"]["id"], **_tuples(static))
             name, config = recipe["agent"]["name"], _tuples(recipe["agent"]["config"])
             return cls(
                 path=path,
@@ -122,7 +132,7 @@ class Run:
 
     def save(self, state: Any) -> Path:
         """Write a checkpoint; returns its folder."""
-        return save_checkpoint(self.checkpoints_path, int(state.updates), state)
+        return save_checkpoint(self.checkpoints_path, int(state.updates), state, field_values(self.env))
 
     def restore(self, update: int | None = None) -> Any:
         """The training state of a checkpoint.
@@ -139,6 +149,15 @@ class Run:
         template = jax.eval_shape(self._init, self.keys.train, self.params)
         return restore_checkpoint(self.checkpoints_path, saved[-1] if update is None else update, template)
 
+    def enlarged(self, state: Any) -> tuple[Self, Any]:
+        """This run and a training state with larger static capacities of the environment.
+
+        Raises:
+            CapacityExceeded: when there is nothing to enlarge.
+        """
+        run = dataclasses.replace(self, env=self.env.enlarged())
+        return run, self.agent.adopt(run.env, state, params=run.params)
+
     def policy(self, state: Any) -> Policy:
         """The policy of a training state."""
         return self.agent.policy(self.env, self.config, state)
@@ -152,7 +171,7 @@ class Run:
     @property
     def checkpoints_path(self) -> Path:
         """Folder of the checkpoints, one a number of updates."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def metrics_path(self) -> Path:

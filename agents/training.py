@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from dmdenv.agents.capacity import tell_growth
 from dmdenv.agents.interruption import Interruption
 from dmdenv.agents.metrics_log import append_metrics, truncate_metrics
 from dmdenv.agents.progress import progress
@@ -14,16 +15,13 @@ from dmdenv.agents.runs import Run
 SHOWN = 5  # metrics beside the progress bar
 
 
-class CapacityExceeded(RuntimeError):
-    """A static capacity of the environment (a neighbour list's) was too small, so that the physics was wrong."""
-
-
-def train_run(run: Run, *, checkpoint_every: int, interruption: Interruption) -> Any:
+def train_run(run: Run, *, checkpoint_every: int, interruption: Interruption) -> tuple[Run, Any]:
     """Train from the run's last checkpoint (or from the start) to the end.
 
     Every update is one call of the same compiled function, so that a resumed training is bit by bit the same as an
     unbroken one. Progress goes to stderr, each update's metrics to the run's log. When asked to stop it finishes the
-    update and writes a checkpoint first.
+    update and writes a checkpoint first. An update in which a capacity of the environment overflowed is discarded and
+    done again with a larger one.
 
     Args:
         run: the run folder.
@@ -31,29 +29,32 @@ def train_run(run: Run, *, checkpoint_every: int, interruption: Interruption) ->
         interruption: asked after every update.
 
     Returns:
-        The agent's state after `run.config.updates` updates.
+        `(run, state)`: the run, its environment perhaps enlarged, and the agent's state after `run.config.updates`
+        updates.
 
     Raises:
         Interrupted: when asked to stop.
-        CapacityExceeded: when the environment reports overflow; checkpoints from before remain.
+        CapacityExceeded: when the environment reports overflow and cannot grow; checkpoints from before remain.
     """
     state = run.restore()
     done, total = int(state.updates), run.config.updates
     truncate_metrics(run.metrics_path, done)
     if done == total:
-        return state
-    print(f"compiling the update of {run.agent_name} ...", file=sys.stderr, flush=True)
-    began = time.perf_counter()
+        return run, state
     update = _compiled_update(run, state)
-    print(f"compiled in {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
     skipped = 0
     with progress(desc=run.env.id, total=total, initial=done, unit="update") as bar:
         while done < total:
             began = time.perf_counter()
-            state, metrics = update(state, run.params)
+            following, metrics = update(state, run.params)
             row = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            if row.get("overflow", 0.0) > 0.0:
+                run, state = run.enlarged(state)
+                tell_growth(run.env, row["overflow"])
+                update = _compiled_update(run, state)
+                continue
+            state = following
             done += 1
-            _raise_on_overflow(row, done)
             append_metrics(run.metrics_path, {"update": done, "seconds": time.perf_counter() - began, **row})
             skipped += int(row.get("skipped", 0))
             bar.set_postfix(_shown(row, skipped), refresh=False)
@@ -65,22 +66,18 @@ def train_run(run: Run, *, checkpoint_every: int, interruption: Interruption) ->
                 run.save(state)
             if stop:
                 interruption.check()
-    return state
+    return run, state
 
 
 def _compiled_update(run: Run, state: Any):
     def update(state, params):
         return run.agent.update(run.env, run.config, state, params=params)
 
-    return jax.jit(update).lower(state, run.params).compile()
-
-
-def _raise_on_overflow(row: dict[str, float], update: int) -> None:
-    if row.get("overflow", 0.0) > 0.0:
-        raise CapacityExceeded(
-            f"update {update}: a capacity of the environment overflowed in {row['overflow']:.1%} of the steps, so that"
-            " interactions were missing; give it more room by --env (`dmdenv list` shows the fields)"
-        )
+    print(f"compiling the update of {run.agent_name} ...", file=sys.stderr, flush=True)
+    began = time.perf_counter()
+    compiled = jax.jit(update).lower(state, run.params).compile()
+    print(f"compiled in {time.perf_counter() - began:.1f} s", file=sys.stderr, flush=True)
+    return compiled
 
 
 def _shown(row: dict[str, float], skipped: int) -> dict[str, str]:

@@ -71,6 +71,7 @@ def race(
     rounds: int = 15,
     turn: float = 0.05,
     most: float = 20.0,
+    longest: float = float("inf"),
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Name, Timing]:
     """Time functions in turns (A, B, C, A, B, C, ...), so that the noise of a shared machine hits all alike.
@@ -80,13 +81,18 @@ def race(
         rounds: turns of each contestant.
         turn: a turn repeats a short function until about so many seconds are over.
         most: a contestant that would need more seconds in all takes part in fewer rounds, evenly spread, 3 at least.
+        longest: a contestant whose first call takes more seconds than this is timed by that call alone; it should be
+            compiled already.
         clock: seconds. For a computation on one core, `time.process_time` (processor time) is what `time.perf_counter`
             shows on an otherwise idle machine.
     """
     seconds: dict[Name, list[float]] = {name: [] for name in contestants}
     repeats, own_rounds = {}, {}
     for name, run in contestants.items():
-        jax.block_until_ready(run())  # warm up, compile
+        first = _time(run, 1, clock)  # warm up, compile
+        if first > longest:
+            seconds[name], own_rounds[name] = [first], 0
+            continue
         once = _time(run, 1, clock)
         repeats[name] = max(1, round(turn / once))
         own_rounds[name] = min(rounds, max(3, int(most / (once * repeats[name]))))

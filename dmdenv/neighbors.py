@@ -29,7 +29,7 @@ from jax import lax
 from dmdenv.any_in_batch import any_in_batch
 from dmdenv.particles_last import over_particles
 from dmdenv.pytree import Replaceable, pytree, static
-from dmdenv.space import Periodic, Space
+from dmdenv.space import Free, Periodic, Space, Triclinic
 
 _WORD = 32  # candidates in a segment: bits of an unsigned integer
 _REACH = 2  # cells to each side that hold all neighbours
@@ -74,6 +74,12 @@ class NeighborList(Replaceable):
         """The number of particles."""
         return self.indices.shape[1]
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether its capacities suffice for any positions, so that larger ones would change nothing."""
+        capacity, n = self.indices.shape
+        return capacity >= n - 1 and self.run_capacity >= n
+
 
 Pairs = AllPairs | NeighborList
 
@@ -109,15 +115,14 @@ def allocate(space: Space, positions: jax.Array, *, cutoff: float, skin: float, 
     if not slack >= 1:
         raise ValueError(f"slack = {slack}; valid: 1 or more")
     dimension = positions.shape[1]
-    if isinstance(space, Periodic):
-        extent = np.broadcast_to(np.asarray(space.box, float), (dimension,))
-        if cutoff > extent.min() / 2:
-            raise ValueError(
-                f"cutoff = {cutoff} in a box of {extent.tolist()}; valid: up to half the shortest side,"
-                f" {extent.min() / 2:g}"
-            )
-    else:
+    if isinstance(space, Free):
         extent = np.ptp(np.asarray(positions, float), axis=0)
+    else:
+        extent, largest = np.asarray(space.heights(dimension), float), float(space.largest_cutoff(dimension))
+        if cutoff > largest:
+            raise ValueError(
+                f"cutoff = {cutoff} in a box of {extent.tolist()}; valid: up to half the shortest side, {largest:g}"
+            )
     empty = NeighborList(
         indices=jnp.zeros((1, len(positions)), jnp.int32),
         columns=jnp.int32(0),
@@ -130,7 +135,7 @@ def allocate(space: Space, positions: jax.Array, *, cutoff: float, skin: float, 
         run_capacity=1,
     )
     longest = int(jax.jit(_longest_run)(empty, space, positions))
-    sized = empty.replace(run_capacity=max(1, math.ceil(slack * longest)))
+    sized = empty.replace(run_capacity=min(math.ceil(slack * max(1, longest)), len(positions)))
     needed = int(jax.jit(_build)(sized, space, positions).columns)
     capacity = min(math.ceil(slack * max(1, needed)), max(1, len(positions) - 1))
     sized = sized.replace(indices=jnp.zeros((capacity, len(positions)), jnp.int32), overflow=jnp.asarray(False))
@@ -174,29 +179,34 @@ def update(neighbors: NeighborList, space: Space, positions: jax.Array) -> Neigh
         lambda neighbors, space, positions: neighbors,
         *(neighbors, space, positions),
     )
-    if not isinstance(space, Periodic):
-        return updated
-    return updated.replace(overflow=updated.overflow | ~(neighbors.cutoff <= jnp.min(space.box) / 2))
+    fits = neighbors.cutoff <= space.largest_cutoff(positions.shape[1])
+    return updated.replace(overflow=updated.overflow | ~fits)
 
 
 def _outdated(neighbors: NeighborList, space: Space, positions: jax.Array) -> jax.Array:
     """bool []: some pair within the cutoff may be missing.
 
-    Two particles that were farther apart than `cutoff + skin` are still farther than `min(s) (cutoff + skin) - 2 u`,
-    where s is how the box was stretched along each axis and u the largest displacement besides that stretch.
+    Two particles that were farther apart than `cutoff + skin` are still farther than `s (cutoff + skin) - 2 u`, where
+    s is the least factor by which the deformation of the box stretched any vector, and u the largest displacement
+    besides that deformation.
     """
-    stretch = _stretch(neighbors.space, space, positions.shape[1])
-    carried = neighbors.positions * stretch[None, :]
+    carried, least = _deformed(neighbors.space, space, neighbors.positions)
     moved = jnp.max(jnp.sum(space.displacement(positions, carried) ** 2, axis=-1), initial=0.0)
-    closest = jnp.min(stretch) * (neighbors.cutoff + neighbors.skin)
+    closest = least * (neighbors.cutoff + neighbors.skin)
     # not (a <= b), so that a NaN counts as outdated
     return ~(2.0 * jnp.sqrt(moved) <= closest - neighbors.cutoff)
 
 
-def _stretch(old: Space, new: Space, dimension: int) -> jax.Array:
+def _deformed(old: Space, new: Space, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Positions that follow the deformation of the box, and the least stretch of any vector, float []."""
     if isinstance(old, Periodic) and isinstance(new, Periodic):
-        return jnp.broadcast_to(new.box / old.box, (dimension,))
-    return jnp.ones(dimension)
+        stretch = jnp.broadcast_to(new.box / old.box, positions.shape[1:])
+        return positions * stretch[None, :], jnp.min(stretch)
+    if isinstance(old, Triclinic) and isinstance(new, Triclinic):
+        deformation = jnp.linalg.solve(old.cell, new.cell)
+        squares = jnp.linalg.eigvalsh(deformation @ deformation.T)
+        return positions @ deformation, jnp.sqrt(jnp.maximum(squares[0], 0.0))
+    return positions, jnp.ones((), positions.dtype)
 
 
 # --- building ---------------------------------------------------------------------------------------------------------
@@ -207,9 +217,9 @@ def _choose_cells(space: Space, extent: np.ndarray, reach: float, positions: jax
     width = reach / _REACH * (1 + 1e-4) + 4 * float(jnp.finfo(positions.dtype).eps) * extent
     covering = 2 * _REACH + 1
     limit = max(covering, int((8 * len(positions)) ** (1 / len(extent))))
-    if isinstance(space, Periodic):
-        return tuple(int(min(max(1, count), limit)) for count in extent // width)
-    return tuple(int(min(max(covering, count + 1), limit)) for count in extent // width)
+    if isinstance(space, Free):
+        return tuple(int(min(max(covering, count + 1), limit)) for count in extent // width)
+    return tuple(int(min(max(1, count), limit)) for count in extent // width)
 
 
 def _grid(neighbors: NeighborList, space: Space, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -218,11 +228,10 @@ def _grid(neighbors: NeighborList, space: Space, positions: jax.Array) -> tuple[
     reach = neighbors.cutoff + neighbors.skin
     # rounding moves a coordinate by up to eps times its range; two of them must not add a cell to a pair's distance
     eps = float(jnp.finfo(positions.dtype).eps)
-    if isinstance(space, Periodic):
-        box = jnp.broadcast_to(space.box, cells.shape)
+    if not isinstance(space, Free):
         inside = space.wrap(positions)
-        coordinates = jnp.floor(inside * (cells / box)[None, :]).astype(jnp.int32)
-        misfit = jnp.any((cells > 2 * _REACH + 1) & ((_REACH / cells - 4 * eps) * box < reach))
+        coordinates = jnp.floor(space.fractional(inside) * cells[None, :]).astype(jnp.int32)
+        misfit = jnp.any((cells > 2 * _REACH + 1) & ((_REACH / cells - 4 * eps) * space.heights(len(cells)) < reach))
         coordinates = jnp.clip(coordinates, 0, cells[None, :] - 1)
     else:
         inside = positions  # as they are: a shift of the origin would round the distances

@@ -30,6 +30,14 @@ class Free(Replaceable):
         """The positions themselves: free space has no images."""
         return positions
 
+    def largest_cutoff(self, dimension: int) -> jax.Array:
+        """Infinite: no pair has a second image."""
+        return jnp.asarray(jnp.inf)
+
+    def volume(self, dimension: int) -> jax.Array:
+        """Infinite."""
+        return jnp.asarray(jnp.inf)
+
 
 @pytree
 class Periodic(Replaceable):
@@ -71,7 +79,141 @@ class Periodic(Replaceable):
         return jnp.where(wrapped < box, wrapped, wrapped - box)  # a tiny negative number rounds up to L itself
 
 
-Space = Free | Periodic
+    def fractional(self, positions: jax.Array) -> jax.Array:
+        """Coordinates in units of the side lengths, `[..., d]`."""
+        return positions / _over(jnp.broadcast_to(self.box, positions.shape[-1:]), positions)
+
+    def heights(self, dimension: int) -> jax.Array:
+        """Distance between opposite faces, `[d]`."""
+        return jnp.broadcast_to(self.box, (dimension,))
+
+    def largest_cutoff(self, dimension: int) -> jax.Array:
+        """Half the shortest side: up to it a pair has one image only, float []."""
+        return jnp.min(self.box) / 2
+
+    def volume(self, dimension: int) -> jax.Array:
+        """The volume (area in 2-D) of the box, float []."""
+        return jnp.prod(self.heights(dimension))
+
+
+@pytree
+class Triclinic(Replaceable):
+    """A periodic parallelepiped with one corner at the origin, in real coordinates.
+
+    The first edge lies along x, the second in the xy plane, so that a box under shear is
+    `[[L, 0], [gamma L, L]]` with any gamma, also beyond 1/2.
+
+    Args:
+        cell: `[d, d]`, the edges as rows, lower triangular with a positive diagonal, in units of length;
+            differentiable, may be traced. `lower_triangular` turns any cell into this form.
+
+    Raises:
+        ValueError: when a concrete cell is not finite or not of this form.
+    """
+
+    cell: jax.Array
+
+    def __post_init__(self):
+        if isinstance(self.cell, jax.core.Tracer):
+            return
+        cell = np.asarray(self.cell)
+        square = cell.ndim == 2 and cell.shape[0] == cell.shape[1]
+        if not (square and np.all(np.isfinite(cell)) and np.all(np.triu(cell, 1) == 0) and np.all(np.diag(cell) > 0)):
+            raise ValueError(
+                f"cell = {cell.tolist()}; valid: finite [d, d], edges as rows, zero above a positive diagonal"
+                " (see dmdenv.space.lower_triangular)"
+            )
+        object.__setattr__(self, "cell", jnp.asarray(self.cell, jnp.result_type(float, cell)))
+
+    def displacement(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """The image of `a - b` in the brick of the cell's diagonal, `[..., d]`: the shortest one up to `largest_cutoff`.
+
+        The brick `|r_k| <= cell_kk / 2` tiles space as the cell does, so each pair has one image in it.
+        """
+        difference = a - b
+        return difference - self._lattice_vector(difference, jnp.round, brick=True)
+
+    def shift(self, positions: jax.Array, displacement: jax.Array) -> jax.Array:
+        """Positions moved by a displacement, both `[..., d]`, and wrapped into the cell."""
+        return self.wrap(positions + displacement)
+
+    def wrap(self, positions: jax.Array) -> jax.Array:
+        """The image inside the cell, `[..., d]`: fractional coordinates in [0, 1), up to rounding."""
+        return positions - self._lattice_vector(positions, jnp.floor, brick=False)
+
+    def fractional(self, positions: jax.Array) -> jax.Array:
+        """Coordinates in units of the edges, `[..., d]`."""
+        rest, coordinates = positions, []
+        for k in reversed(range(positions.shape[-1])):
+            coordinates.append(rest[..., k] / self.cell[k, k])
+            rest = rest - coordinates[-1][..., None] * _over(self.cell[k], rest)
+        return jnp.stack(coordinates[::-1], axis=-1)
+
+    def heights(self, dimension: int) -> jax.Array:
+        """Distance between opposite faces, `[d]`."""
+        return 1.0 / norm(jnp.linalg.inv(self.cell).T)
+
+    def largest_cutoff(self, dimension: int) -> jax.Array:
+        """Half the smallest of the cell's diagonal: up to it `displacement` finds every pair, float []."""
+        return jnp.min(jnp.diag(self.cell)) / 2
+
+    def volume(self, dimension: int) -> jax.Array:
+        """The volume (area in 2-D) of the cell, float []."""
+        return jnp.prod(jnp.diag(self.cell))
+
+    def _lattice_vector(self, r: jax.Array, whole, *, brick: bool) -> jax.Array:
+        """The sum of whole edges, last to first, that takes r into the brick or into the cell."""
+        rest, total = r, jnp.zeros_like(r)
+        for k in reversed(range(r.shape[-1])):
+            count = rest[..., k] / self.cell[k, k]
+            n, edge = jax.lax.stop_gradient(whole(count))[..., None], _over(self.cell[k], r)
+            total = total + n * edge
+            rest = rest - (n if brick else count[..., None]) * edge
+        return total
+
+
+@pytree
+class Deformed(Replaceable):
+    """A space whose displacements are all deformed, `r -> F r`; positions are those of the undeformed space.
+
+    The derivative of an energy by F is its virial, in any space.
+
+    Args:
+        space: the undeformed space.
+        deformation: F, `[d, d]`.
+    """
+
+    space: "Free | Periodic | Triclinic"
+    deformation: jax.Array
+
+    def displacement(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """The deformed displacement, `[..., d]`."""
+        return self.space.displacement(a, b) @ self.deformation.T
+
+
+Space = Free | Periodic | Triclinic
+
+
+def lower_triangular(cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rotate a cell so that its first edge lies along x and its second one in the xy plane.
+
+    Args:
+        cell: `[d, d]`, edges as rows, right-handed, unit length.
+
+    Returns:
+        `(rotated, rotation)`: `rotated = cell @ rotation` is lower triangular with a positive diagonal; positions
+        `[n, d]` go with it as `positions @ rotation`.
+
+    Raises:
+        ValueError: for a cell without volume, or a left-handed one.
+    """
+    cell = np.asarray(cell, float)
+    if not np.linalg.det(cell) > 0:
+        raise ValueError(f"cell = {cell.tolist()}; valid: linearly independent edges, right-handed")
+    q, r = np.linalg.qr(cell.T)
+    signs = np.sign(np.diag(r))
+    rotation = q * signs
+    return np.tril(cell @ rotation), rotation
 
 
 def _over(vector: jax.Array, like: jax.Array) -> jax.Array:

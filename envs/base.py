@@ -7,7 +7,7 @@ An environment writes its physics in three methods (`initial_state`, `advance`, 
 import abc
 import dataclasses
 import functools
-from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, dataclass_transform
 
 import gymnasium
 import jax
@@ -94,6 +94,10 @@ S = TypeVar("S", bound=State)
 P = TypeVar("P", bound=Params)
 
 
+class CapacityExceeded(RuntimeError):
+    """A static capacity (a neighbour list's) was too small, so that interactions were missing, and cannot grow."""
+
+
 class Transition(NamedTuple, Generic[S]):
     """What `advance` returns: the physics of one step, before the contract's bookkeeping."""
 
@@ -146,6 +150,20 @@ class Env(abc.ABC, Generic[S, P]):
 
     def validate(self, params: P) -> None:
         """Check parameters (numpy leaves) against each other and against the configuration; raises ValueError."""
+
+    # static capacities: whoever runs the loop on the host grows them where `overflow` is set, and repeats the steps
+
+    def enlarged(self) -> Self:
+        """The same environment with about twice the static capacities.
+
+        Raises:
+            CapacityExceeded: when there is nothing to enlarge; the message says what to change instead.
+        """
+        raise CapacityExceeded(f"{type(self).__name__} has no capacity that could grow")
+
+    def adopt(self, state: S) -> S:
+        """A state of this environment with other capacities, as one of this one; its overflow flag is cleared."""
+        return state
 
     # --- what all environments share ------------------------------------------------------------------------------
 

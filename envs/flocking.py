@@ -18,14 +18,14 @@ PNAS 105, 1232 (2008).
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Literal, Self
 
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.envs.base import Env, Transition, initial_flags
+from dmdenv.envs.base import CapacityExceeded, Env, Transition, initial_flags
 from dmdenv.envs.boids import (
     FlockingParams,
     FlockingState,
@@ -74,7 +74,7 @@ class Flocking(Env[FlockingState, FlockingParams]):
         pairs: "all" pairs, a neighbour "list", or "auto": by the number of boids.
         reach: longest range over the side of the box for which the neighbour list is sized; None: that of
             `default_params`. Give it for parameters with a longer one, up to 0.5.
-        slack: capacity of the neighbour list over what a random start needs; raise it where `overflow` is set.
+        slack: capacity of the neighbour list over what a random start needs; `enlarged` doubles it.
 
     Raises:
         ValueError: for a value out of range; the message names the field and what is valid.
@@ -223,6 +223,25 @@ class Flocking(Env[FlockingState, FlockingParams]):
         )
         canvas.caption(f"order {float(polar_order(state.headings)):.2f}   step {int(state.time)}")
         return canvas.image()
+
+    # --- capacities -----------------------------------------------------------------------------------------------
+
+    def enlarged(self) -> Self:
+        template = self._template if self._listed else None
+        if template is None or template.is_complete:
+            raise CapacityExceeded(
+                "flocking: a range of the parameters is too long, and not the capacity too small; valid: up to half"
+                " the periodic box, and with a neighbour list up to its reach (see the fields `reach` and `pairs`)"
+            )
+        return dataclasses.replace(self, slack=2.0 * self.slack)
+
+    def adopt(self, state: FlockingState) -> FlockingState:
+        pairs = state.pairs
+        if isinstance(pairs, NeighborList):
+            pairs = empty_like(self._template, pairs.space, state.positions, cutoff=pairs.cutoff, skin=pairs.skin)
+            pairs = update(pairs, pairs.space, state.positions)
+            return dataclasses.replace(state, pairs=pairs, overflow=pairs.overflow)
+        return state
 
     # --- space and neighbours -------------------------------------------------------------------------------------
 

@@ -1,14 +1,14 @@
 """Tiny environments with known answers, for tests of agents and of the command line."""
 
 import dataclasses
-from typing import ClassVar, Generic, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.envs.base import Env, Params, State, Transition, initial_flags, parameter
+from dmdenv.envs.base import CapacityExceeded, Env, Params, State, Transition, initial_flags, parameter
 from dmdenv.pytree import pytree
 
 S = TypeVar("S", bound=State)
@@ -104,13 +104,27 @@ class Brittle(BestAction):
 
 @dataclasses.dataclass(frozen=True)
 class Crowded(BestAction):
-    """The best action, but some capacity is exceeded where target < 0."""
+    """The best action, but it takes room for -8 target, and there are at most 4.
+
+    Args:
+        room: how much there is.
+    """
 
     id: ClassVar[str] = "crowded"
+    room: int = 1
 
     def advance(self, key: jax.Array, state: CueState, action: jax.Array, params: ProbeParams) -> Transition[CueState]:
         state, reward, terminated, metrics = super().advance(key, state, action, params)
-        return Transition(state.replace(overflow=params.target < 0.0), reward, terminated, metrics)
+        overflow = state.overflow | (-8 * params.target > self.room)
+        return Transition(state.replace(overflow=overflow), reward, terminated, metrics)
+
+    def enlarged(self) -> Self:
+        if self.room >= 4:
+            raise CapacityExceeded("crowded: there is no more room; valid: target from -0.5")
+        return dataclasses.replace(self, room=2 * self.room)
+
+    def adopt(self, state: CueState) -> CueState:
+        return state.replace(overflow=jnp.asarray(False))
 
 
 @dataclasses.dataclass(frozen=True)

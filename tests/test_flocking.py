@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 import dmdenv
+from dmdenv.envs.base import CapacityExceeded
 from dmdenv.envs.boids import FlockingParams, polar_order
+from dmdenv.neighbors import AllPairs
 
 # --- the rules as energies, written densely and apart from the code, as in JAX MD's notebook -------------------------
 
@@ -390,3 +392,31 @@ def test_a_crowd_beyond_the_lists_capacity_is_flagged_and_sticks():
     assert info["overflow"]
     apart = dataclasses.replace(crowded, positions=state.positions)
     assert step(jax.random.key(1), apart, jnp.zeros(200), params)[5]["overflow"]
+
+
+def test_an_enlarged_flock_takes_over_a_state_and_goes_on_as_with_all_pairs():
+    env = dmdenv.make_env("flocking", boids=200, pairs="list", slack=1.0)
+    params = env.default_params
+    _, state = jax.jit(env.reset)(jax.random.key(0), params)
+    crowded = dataclasses.replace(state, positions=state.positions * 0.3, overflow=jnp.asarray(True))
+    enlarged, adopted = env, crowded
+    while adopted.overflow:
+        enlarged = enlarged.enlarged()
+        adopted = jax.jit(enlarged.adopt)(crowded)
+    assert enlarged.slack > 1.0
+    everyone = dmdenv.make_env("flocking", boids=200, pairs="all")
+    start = dataclasses.replace(crowded, pairs=AllPairs(), overflow=jnp.asarray(False))
+    _, expected, *_ = jax.jit(everyone.step_env)(jax.random.key(1), start, jnp.zeros(200), params)
+    _, actual, *_ = jax.jit(enlarged.step_env)(jax.random.key(1), adopted, jnp.zeros(200), params)
+    assert not actual.overflow
+    np.testing.assert_allclose(actual.positions, expected.positions, atol=1e-4)
+    np.testing.assert_allclose(actual.headings, expected.headings, atol=1e-4)
+
+
+def test_growth_ends_where_it_would_change_nothing():
+    with pytest.raises(CapacityExceeded, match="a range of the parameters is too long"):
+        dmdenv.make_env("flocking", pairs="all").enlarged()
+    env = dmdenv.make_env("flocking", boids=20, pairs="list")
+    with pytest.raises(CapacityExceeded, match="a range of the parameters is too long"):
+        for _ in range(10):
+            env = env.enlarged()

@@ -14,15 +14,16 @@ import pytest
 
 from dmdenv.agents import apg, training
 from dmdenv.agents.checkpoints import KEPT, from_arrays, restore_checkpoint, save_checkpoint, saved_updates, to_arrays
-from dmdenv.agents.comparison import table
+from dmdenv.agents.comparison import compare_policies, table
 from dmdenv.agents.files import replacing
-from dmdenv.agents.film import write_film
+from dmdenv.agents.film import record, write_film
 from dmdenv.agents.interruption import Interrupted, Interruption
 from dmdenv.agents.learning_curve import draw_learning_curve
 from dmdenv.agents.metrics_log import append_metrics, read_metrics, truncate_metrics
 from dmdenv.agents.runs import Run
-from dmdenv.agents.training import CapacityExceeded, train_run
+from dmdenv.agents.training import train_run
 from dmdenv.envs import registry
+from dmdenv.envs.base import CapacityExceeded
 from probe_envs import PROBES, Crowded, PointMass
 
 CONFIG = apg.Config(updates=6, num_envs=2, window=2, hidden=(4,))
@@ -89,7 +90,7 @@ def test_other_precision_is_refused(tmp_path):
 
 
 def test_checkpoint_gives_back_every_bit(tmp_path):
-    save_checkpoint(tmp_path, 4, STATE)
+    save_checkpoint(tmp_path, 4, STATE, {})
     restored = restore_checkpoint(tmp_path, 4, jax.eval_shape(lambda: STATE))
     assert jax.tree.structure(restored) == jax.tree.structure(STATE)
     jax.tree.map(np.testing.assert_array_equal, to_arrays(restored), to_arrays(STATE))
@@ -99,19 +100,19 @@ def test_checkpoint_gives_back_every_bit(tmp_path):
 
 def test_the_last_few_checkpoints_stay(tmp_path):
     for update in range(1, KEPT + 3):
-        save_checkpoint(tmp_path, update, STATE)
+        save_checkpoint(tmp_path, update, STATE, {})
     assert saved_updates(tmp_path) == list(range(3, KEPT + 3))
     with pytest.raises(ValueError, match=r"there is no checkpoint 1 in .*; valid: 3, 4, 5"):
         restore_checkpoint(tmp_path, 1, STATE)
 
 
 def test_half_written_checkpoint_is_not_seen(tmp_path):
-    save_checkpoint(tmp_path, 1, STATE)
+    save_checkpoint(tmp_path, 1, STATE, {})
     half = tmp_path / "2.orbax-checkpoint-tmp-1234567890"
     half.mkdir()
     (half / "manifest.ocdbt").write_bytes(b"half")
     assert saved_updates(tmp_path) == [1]
-    save_checkpoint(tmp_path, 2, STATE)
+    save_checkpoint(tmp_path, 2, STATE, {})
     assert saved_updates(tmp_path) == [1, 2]
 
 
@@ -143,7 +144,7 @@ def train_until(run, update):
 
 def test_resumed_training_is_the_unbroken_one(tmp_path):
     unbroken = new_run(tmp_path / "unbroken")
-    expected = train_run(unbroken, checkpoint_every=2, interruption=Interruption())
+    _, expected = train_run(unbroken, checkpoint_every=2, interruption=Interruption())
     assert unbroken.saved_updates() == [2, 4, 6]
 
     new_run(tmp_path / "broken")
@@ -152,7 +153,7 @@ def test_resumed_training_is_the_unbroken_one(tmp_path):
     assert broken.saved_updates() == [3]
     with broken.metrics_path.open("a") as log:  # as after a crash: lines behind the checkpoint, the last one cut off
         log.write('{"update": 4, "seconds": 0.1}\n{"update": 5, "sec')
-    state = train_run(broken, checkpoint_every=2, interruption=Interruption())
+    _, state = train_run(broken, checkpoint_every=2, interruption=Interruption())
 
     jax.tree.map(np.testing.assert_array_equal, to_arrays(state), to_arrays(expected))
     rows, expected_rows = read_metrics(broken.metrics_path), read_metrics(unbroken.metrics_path)
@@ -160,13 +161,39 @@ def test_resumed_training_is_the_unbroken_one(tmp_path):
     for row, expected_row in zip(rows, expected_rows, strict=True):
         assert {**row, "seconds": 0} == {**expected_row, "seconds": 0}
 
-    again = train_run(broken, checkpoint_every=2, interruption=Interruption())
+    _, again = train_run(broken, checkpoint_every=2, interruption=Interruption())
     jax.tree.map(np.testing.assert_array_equal, to_arrays(again), to_arrays(expected))
 
 
-def test_overflow_stops_the_training(tmp_path):
+def test_overflow_repeats_the_update_with_more_room(tmp_path, capsys):
     run = new_run(tmp_path / "run", Crowded(), target=-0.5)
-    with pytest.raises(CapacityExceeded, match=r"update 1: .* overflowed in 100\.0% of the steps"):
+    enlarged, state = train_run(run, checkpoint_every=4, interruption=Interruption())
+    assert enlarged.env == Crowded(room=4)
+    assert capsys.readouterr().err.count("overflowed in 100.0% of the steps; repeating them with more room") == 2
+    assert [row["overflow"] for row in read_metrics(run.metrics_path)] == [0.0] * 6
+
+    roomy = new_run(tmp_path / "roomy", Crowded(room=4), target=-0.5)
+    _, expected = train_run(roomy, checkpoint_every=4, interruption=Interruption())
+    jax.tree.map(np.testing.assert_array_equal, to_arrays(state), to_arrays(expected))
+
+    assert Run.open(run.path).env == Crowded(room=4)
+    _, again = train_run(Run.open(run.path, 4), checkpoint_every=4, interruption=Interruption())
+    jax.tree.map(np.testing.assert_array_equal, to_arrays(again), to_arrays(expected))
+
+
+def test_evaluation_and_film_repeat_with_more_room_too(tmp_path):
+    run = new_run(tmp_path / "run", Crowded(), target=-0.5, max_steps=3)
+    state = run.initial_state()
+    summary = compare_policies(run, state, episodes=2, interruption=Interruption())
+    assert summary["policies"]["trained"]["metrics"]["overflow"]["mean"] == 0.0
+    evaluation, states = record(run.env, run.policy(state), run.keys.film, run.params)
+    assert evaluation.overflow == 0.0
+    assert len(states) == 3
+
+
+def test_overflow_stops_the_training_where_no_room_is_enough(tmp_path):
+    run = new_run(tmp_path / "run", Crowded(), target=-0.75)
+    with pytest.raises(CapacityExceeded, match="there is no more room; valid: target from -0.5"):
         train_run(run, checkpoint_every=1, interruption=Interruption())
     assert run.saved_updates() == []
     assert read_metrics(run.metrics_path) == []

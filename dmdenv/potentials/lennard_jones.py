@@ -1,0 +1,57 @@
+"""The Lennard-Jones potential.
+
+Reference: Jones, Proc. R. Soc. A 106, 463 (1924); Allen and Tildesley (2017), eq. 1.6 and, for the tail, 2.144 and 2.145.
+"""
+
+import math
+
+import jax
+
+from dmdenv.potentials.pair import PairPotential, Truncation, make
+from dmdenv.potentials.parameters import ParameterLike
+
+
+def lennard_jones(
+    *,
+    epsilon: ParameterLike = 1.0,
+    sigma: ParameterLike = 1.0,
+    cutoff: ParameterLike = 2.5,
+    truncation: Truncation = "truncated",
+    onset: ParameterLike | None = None,
+) -> PairPotential:
+    """`u(r) = 4 epsilon ((sigma / r)^12 - (sigma / r)^6)`.
+
+    Args:
+        epsilon: depth, unit energy.
+        sigma: distance of zero energy, unit length.
+        cutoff: where it ends, unit length (of the space, not in units of sigma).
+        truncation: how it ends: "truncated", "shifted", "force_shifted" or "switched".
+        onset: where the switch begins.
+
+    Raises:
+        ValueError: see `dmdenv.potentials.pair_potential`.
+    """
+    return make(_energy, cutoff=cutoff, truncation=truncation, onset=onset, epsilon=epsilon, sigma=sigma)
+
+
+def _energy(s: jax.Array, *, epsilon: jax.Array, sigma: jax.Array) -> jax.Array:
+    x = (sigma**2 / s) ** 3
+    return 4.0 * epsilon * x * (x - 1.0)
+
+
+def tail_energy(*, epsilon: float = 1.0, sigma: float = 1.0, cutoff: float, density: float) -> float:
+    """What a fluid without structure beyond the cutoff adds to the energy a particle, in 3-D, unit energy.
+
+    `U / N = (8 pi / 3) epsilon density sigma^3 ((sigma / rc)^9 / 3 - (sigma / rc)^3)`.
+    """
+    x = (sigma / cutoff) ** 3
+    return 8.0 / 3.0 * math.pi * epsilon * density * sigma**3 * (x**3 / 3.0 - x)
+
+
+def tail_pressure(*, epsilon: float = 1.0, sigma: float = 1.0, cutoff: float, density: float) -> float:
+    """What a fluid without structure beyond the cutoff adds to the pressure in 3-D, unit energy / length^3.
+
+    `p = (16 pi / 3) epsilon density^2 sigma^3 ((2 / 3) (sigma / rc)^9 - (sigma / rc)^3)`.
+    """
+    x = (sigma / cutoff) ** 3
+    return 16.0 / 3.0 * math.pi * epsilon * density**2 * sigma**3 * (2.0 / 3.0 * x**3 - x)
