@@ -15,7 +15,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.any_in_batch import any_in_batch
+from dmdenv.in_batch import any_in_batch
 from dmdenv.pytree import Replaceable, pytree
 
 Info = dict[str, Any]

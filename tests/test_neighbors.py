@@ -239,9 +239,10 @@ def test_too_many_particles_in_a_run_of_cells_set_the_flag_and_it_sticks():
 
 def test_a_box_that_is_too_small_for_its_cells_sets_the_flag_and_it_sticks():
     x, space, neighbors = gas_with_little_room()
-    roomy = neighbors.replace(run_capacity=len(x), indices=jnp.zeros((len(x) - 1, len(x)), jnp.int32))
-    assert max(roomy.cells) > 5
-    small = Periodic(0.98 * roomy.cells[0] * 1.4 / 2)
+    everybody = jnp.zeros((len(x) - 1, len(x)), jnp.int32)
+    roomy = neighbors.replace(run_capacity=len(x), indices=everybody, cells=(33, 9, 9))
+    assert not rebuilt(roomy, space, x).overflow
+    small = Periodic(0.98 * 9 * 1.4 / 2)
     shrunk = rebuilt(roomy, small, x * small.box / 8)
     assert shrunk.overflow
     assert rebuilt(shrunk, space, x).overflow
@@ -310,12 +311,14 @@ def is_rebuilt(neighbors: NeighborList, x) -> bool:
 
 
 @pytest.mark.parametrize("wrap", [False, True])
-@pytest.mark.parametrize(("length", "expected"), [(0.0, False), (0.199, False), (0.201, True)])
-def test_a_list_is_rebuilt_when_a_particle_has_moved_half_the_skin(length, expected, wrap):
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
+@pytest.mark.parametrize(("length", "expected"), [(0.0, False), (0.398, False), (0.402, True)])
+def test_a_list_is_rebuilt_when_two_particles_have_moved_the_skin_together(length, expected, share, wrap):
     """Into whatever image."""
     x, space, neighbors = room_to_move()
     x = x.copy()
-    x[11] += length * np.array([2, -1, 2], np.float32) / 3
+    x[11] += (1 - share) * length * np.array([2, -1, 2], np.float32) / 3
+    x[5] += share * length * np.array([1, 2, 2], np.float32) / 3
     x[3] += [7.0, 0, -7.0]
     x = np.asarray(space.wrap(x) if wrap else x)
     new = jax.jit(update)(neighbors, space, x)

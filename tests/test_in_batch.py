@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dmdenv.any_in_batch import any_in_batch
+from dmdenv.in_batch import any_in_batch
 
 
 @pytest.mark.parametrize("value", [True, False])
