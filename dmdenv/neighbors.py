@@ -103,8 +103,11 @@ def allocate(space: Space, positions: jax.Array, *, cutoff: float, skin: float, 
     dimension = positions.shape[1]
     largest = float(space.largest_cutoff(dimension))
     if cutoff > largest:
-        sides = np.asarray(space.heights(dimension), float).tolist()  # pyright: ignore[reportAttributeAccessIssue]
-        raise ValueError(f"cutoff = {cutoff} in a box of {sides}; valid: up to half the shortest side, {largest:g}")
+        box = space.cell if isinstance(space, Triclinic) else space.heights(dimension)  # pyright: ignore[reportAttributeAccessIssue]
+        raise ValueError(
+            f"cutoff = {cutoff} in a box of {np.asarray(box, float).tolist()}; valid: up to half the shortest side"
+            f" (of a cell: half its smallest diagonal element), {largest:g}"
+        )
     cells = choose_cells(space, positions, cutoff + skin)
     longest = int(jax.jit(longest_run, static_argnums=3)(space, positions, jnp.asarray(cutoff + skin), cells))
     empty = NeighborList(
@@ -176,7 +179,10 @@ def _outdated(neighbors: NeighborList, space: Space, positions: jax.Array) -> ja
     first = jnp.max(moved, initial=0.0)
     again = jnp.sum(moved == first) > 1
     second = jnp.where(again, first, jnp.max(jnp.where(moved < first, moved, 0.0), initial=0.0))
-    closest = least * (neighbors.cutoff + neighbors.skin)
+    reach = neighbors.cutoff + neighbors.skin
+    if isinstance(neighbors.space, Triclinic):  # farther pairs may have a nearer image than the one in the list
+        reach = jnp.minimum(reach, neighbors.space.largest_cutoff(positions.shape[1]))
+    closest = least * reach
     # not (a <= b), so that a NaN counts as outdated
     return ~(jnp.sqrt(first) + jnp.sqrt(second) <= closest - neighbors.cutoff)
 

@@ -78,7 +78,6 @@ class Periodic(Replaceable):
         wrapped = jnp.where(wrapped < 0, wrapped + box, wrapped)  # r / L has rounded up to a whole number
         return jnp.where(wrapped < box, wrapped, wrapped - box)  # a tiny negative number rounds up to L itself
 
-
     def fractional(self, positions: jax.Array) -> jax.Array:
         """Coordinates in units of the side lengths, `[..., d]`."""
         return positions / _over(jnp.broadcast_to(self.box, positions.shape[-1:]), positions)
@@ -126,7 +125,7 @@ class Triclinic(Replaceable):
         object.__setattr__(self, "cell", jnp.asarray(self.cell, jnp.result_type(float, cell)))
 
     def displacement(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """The image of `a - b` in the brick of the cell's diagonal, `[..., d]`: the shortest one up to `largest_cutoff`.
+        """The image of `a - b` in the brick of the cell's diagonal, `[..., d]`: the shortest up to `largest_cutoff`.
 
         The brick `|r_k| <= cell_kk / 2` tiles space as the cell does, so each pair has one image in it.
         """
@@ -205,10 +204,11 @@ def lower_triangular(cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         `[n, d]` go with it as `positions @ rotation`.
 
     Raises:
-        ValueError: for a cell without volume, or a left-handed one.
+        ValueError: for a cell that is not `[d, d]`, without volume, not finite, or left-handed.
     """
     cell = np.asarray(cell, float)
-    if not np.linalg.det(cell) > 0:
+    square = cell.ndim == 2 and cell.shape[0] == cell.shape[1]
+    if not (square and np.all(np.isfinite(cell)) and np.linalg.det(cell) > 0):
         raise ValueError(f"cell = {cell.tolist()}; valid: linearly independent edges, right-handed")
     q, r = np.linalg.qr(cell.T)
     signs = np.sign(np.diag(r))

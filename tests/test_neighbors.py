@@ -1,6 +1,7 @@
 """Neighbour lists against brute force: what they hold, when they rebuild, how they overflow."""
 
 import functools
+import itertools
 
 import hypothesis.strategies as st
 import jax
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 import dmdenv.neighbors
 from dmdenv.neighbor_sum import neighbor_sum
 from dmdenv.neighbors import AllPairs, NeighborList, allocate, update
-from dmdenv.space import Free, Periodic
+from dmdenv.space import Free, Periodic, Triclinic
 
 ROUNDING = 1e-5  # of distances in float32, relative to the reach
 
@@ -26,7 +27,21 @@ def distances(space, positions) -> np.ndarray:
     if isinstance(space, Periodic):
         box = np.asarray(space.box, float)
         difference -= box * np.round(difference / box)
+    if isinstance(space, Triclinic):
+        return distances_to_nearest_images(np.asarray(space.cell, float), difference)
     return np.linalg.norm(difference, axis=-1)
+
+
+def distances_to_nearest_images(cell: np.ndarray, difference: np.ndarray) -> np.ndarray:
+    """Brute force over all images that may be the nearest one: `[n, n, d]` to `[n, n]`."""
+    inside = difference - np.floor(difference @ np.linalg.inv(cell)) @ cell
+    turns = np.ones(len(cell))
+    for k in reversed(range(len(cell) - 1)):
+        turns[k] += np.ceil(np.abs(cell[k + 1 :, k]) @ turns[k + 1 :] / cell[k, k])
+    squares = np.full(inside.shape[:-1], np.inf)
+    for turn in itertools.product(*[range(-int(k), int(k) + 1) for k in turns]):
+        squares = np.minimum(squares, np.sum((inside + np.array(turn) @ cell) ** 2, axis=-1))
+    return np.sqrt(squares)
 
 
 def held_pairs(neighbors: NeighborList) -> np.ndarray:
@@ -75,6 +90,12 @@ SHAPES = [  # one compiled build each: the kind of space and the cells along eac
     ("free", (5, 7)),
     ("free", (6, 5, 8)),
 ]
+SHEARED_SHAPES = [("triclinic", (7, 9)), ("triclinic", (3, 6)), ("triclinic", (6, 7, 8))]
+SPACES = {
+    "periodic": lambda d: Periodic(np.ones(d)),
+    "triclinic": lambda d: Triclinic(np.eye(d)),
+    "free": lambda d: Free(),
+}
 
 
 @functools.cache
@@ -85,7 +106,7 @@ def empty_list(kind: str, cells: tuple[int, ...]) -> NeighborList:
         indices=jnp.zeros((N - 1, N), jnp.int32),
         columns=jnp.int32(0),
         positions=jnp.full((N, d), jnp.inf),
-        space=Periodic(np.ones(d)) if kind == "periodic" else Free(),
+        space=SPACES[kind](d),
         cutoff=jnp.float32(1.0),
         skin=jnp.float32(0.0),
         overflow=jnp.asarray(False),
@@ -149,6 +170,33 @@ def test_a_list_equals_brute_force(shape, seed, places, skin, looseness, unit):
     assert not built.overflow
     assert_holds_all_within_reach(built, space, x)
     np.testing.assert_array_equal(built.positions, x)
+
+
+@settings(max_examples=60)
+@given(
+    shape=st.sampled_from(SHEARED_SHAPES),
+    seed=st.integers(0, 2**20),
+    places=st.sets(st.sampled_from(PLACES)),
+    skin=st.sampled_from([0.0, 0.5]),
+    looseness=st.sampled_from([1.0003, 1.03, 1.6]),
+    tilt=st.sampled_from([0.0, 0.5, 1.5]),
+)
+def test_a_list_in_a_sheared_cell_equals_brute_force(shape, seed, places, skin, looseness, tilt):
+    """Of any tilt, also beyond 1/2, tight around the cells of the list or not."""
+    kind, cells = shape
+    rng, d = np.random.default_rng(seed), len(cells)
+    cutoff = 1.0 - skin / 2
+    reach = cutoff + skin
+    edges = np.eye(d) + np.tril(rng.uniform(-tilt, tilt, (d, d)), -1)
+    heights = 1 / np.linalg.norm(np.linalg.inv(edges), axis=0)
+    narrowest = np.maximum(np.array(cells) * reach / 2, 2 * reach)
+    edges *= (looseness * narrowest / heights)[:, None]  # an edge stretches its own height and no other
+    space = Triclinic(edges.astype(np.float32))
+    x = (placed(rng, np.ones(d), cells, places) @ edges).astype(np.float32)
+    empty = empty_list(kind, cells).replace(cutoff=jnp.float32(cutoff), skin=jnp.float32(skin))
+    built = jax.jit(update)(empty, space, x)
+    assert not built.overflow
+    assert_holds_all_within_reach(built, space, x)
 
 
 @pytest.mark.parametrize(
@@ -402,6 +450,68 @@ def test_a_list_is_complete_for_the_cutoff_all_along_a_trajectory(seed, speed, s
         assert rebuilds > 0
 
 
+def sheared(shear: float, side: float = 7.0) -> np.ndarray:
+    """A tilted cell whose planes of constant y are sheared along x, float32."""
+    return np.array([[side, 0, 0], [shear * side, side, 0], [0.2 * side, 0.1 * side, side]], np.float32)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize(("rate", "speed"), [(0.005, 0.005), (0.06, 0.005), (0.005, 0.05)])
+def test_a_list_is_complete_for_the_cutoff_all_along_a_shear(rate, speed, flipped):
+    """Particles carried along by a cell that shears, which turns into the equal one of opposite tilt and back."""
+    steps, rng = 16, np.random.default_rng(0)
+    x, start = sheared_fluid()
+    shears = 0.5 - rate * np.arange(steps)
+    flips = np.where(flipped & (np.arange(steps) % 8 >= 4), -1.0, 0.0)
+    fractional = x.astype(float) @ np.linalg.inv(sheared(0.5).astype(float))
+    walk = np.cumsum(speed * rng.normal(size=(steps, *x.shape)), axis=0)
+    positions = np.stack([fractional @ sheared(shear).astype(float) for shear in shears]) + walk
+    cells = np.stack([sheared(shear + flip) for shear, flip in zip(shears, flips, strict=True)])
+    lists = compiled_shear()(start, cells, positions.astype(np.float32))
+    rebuilds = 0
+    for k in range(steps):
+        at = jax.tree.map(lambda a, k=k: a[k], lists)
+        assert not at.overflow
+        assert not misses_a_pair(at, Triclinic(cells[k]), positions[k].astype(np.float32))
+        rebuilds += is_rebuilt(at, positions[k].astype(np.float32))
+    assert rebuilds < steps
+    assert (rebuilds > 0) == (flipped or rate == 0.06 or speed == 0.05)
+
+
+@functools.cache
+def sheared_fluid():
+    """Positions in the cell of a tilt of 1/2, and a list that has room for every pair."""
+    space = Triclinic(sheared(0.5))
+    x = (np.random.default_rng(8).random((60, 3)) @ sheared(0.5)).astype(np.float32)
+    roomy = allocate(space, x, cutoff=1.2, skin=0.4, slack=60.0)
+    assert roomy.is_complete and max(roomy.cells) > 5
+    return x, roomy
+
+
+@functools.cache
+def compiled_shear():
+    """Updates along a trajectory in a changing cell; all lists on the way."""
+
+    def trajectory(neighbors, cells, positions):
+        def step(neighbors, at):
+            cell, x = at
+            neighbors = update(neighbors, Triclinic(cell), x)
+            return neighbors, neighbors
+
+        return jax.lax.scan(step, neighbors, (cells, positions))[1]
+
+    return jax.jit(trajectory)
+
+
+def test_a_skin_beyond_half_a_sheared_cell_hides_no_pair():
+    """A list sees one image of a pair, beyond `largest_cutoff` not always the nearest one, which may come closer."""
+    space = Triclinic([[4.0, 0.0], [2.0, 4.0]])
+    x = np.array([[1.0, 0.5], [1.0, 2.7], [3.0, 2.0]], np.float32)  # the first two 2.2 apart, their image in sight 2.7
+    neighbors = allocate(space, x, cutoff=2.0, skin=0.4)
+    closer = x + np.array([[0, 0.15], [0, -0.15], [0, 0]], np.float32)
+    assert not misses_a_pair(jax.jit(update)(neighbors, space, closer), space, closer)
+
+
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
@@ -503,7 +613,7 @@ X = np.zeros((4, 3), np.float32)
         ({"cutoff": 0.0}, "cutoff = 0.0; valid: a positive length"),
         ({"cutoff": np.inf}, "cutoff = inf; valid: a positive length"),
         ({"cutoff": np.nan}, "cutoff = nan; valid: a positive length"),
-        ({"cutoff": 2.6}, r"cutoff = 2.6 in a box of \[5.0, 5.0, 5.0\]; valid: up to half the shortest side, 2.5"),
+        ({"cutoff": 2.6}, r"cutoff = 2.6 in a box of \[5.0, 5.0, 5.0\]; valid: up to half the shortest side .*, 2.5"),
         ({"skin": -0.1}, "skin = -0.1; valid: a length of 0 or more"),
         ({"skin": np.nan}, "skin = nan; valid: a length of 0 or more"),
         ({"slack": 0.9}, "slack = 0.9; valid: 1 or more"),
@@ -518,6 +628,16 @@ def test_bad_input_of_allocate_is_named(changed, message):
     arguments = {"space": Periodic(5.0), "positions": X, "cutoff": 1.0, "skin": 0.1, **changed}
     with pytest.raises(ValueError, match=message):
         allocate(**arguments)
+
+
+def test_a_cutoff_beyond_half_of_a_sheared_cell_is_refused():
+    """Half of the least of its diagonal, not of its edges or heights; a traced cell that is too small sets the flag."""
+    cell = np.array([[8.0, 0, 0], [5.0, 5.0, 0], [0, 5.0, 7.0]], np.float32)
+    with pytest.raises(ValueError, match=r"cutoff = 2.6 in a box of .*; valid: up to half the shortest side .*, 2.5"):
+        allocate(Triclinic(cell), X, cutoff=2.6, skin=0.1)
+    neighbors = allocate(Triclinic(cell), X, cutoff=2.5, skin=0.0)
+    assert not neighbors.overflow
+    assert jax.jit(update)(neighbors, Triclinic(cell * np.float32(0.99)), X).overflow
 
 
 def test_half_of_the_box_is_a_valid_cutoff():

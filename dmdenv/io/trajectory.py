@@ -1,0 +1,163 @@
+"""A trajectory on the host: what changes from frame to frame, and what the particles are."""
+
+import dataclasses
+import string
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from dmdenv.space import Free, Periodic, Space, Triclinic
+
+
+@dataclasses.dataclass(frozen=True)
+class Particles:
+    """What n particles are, apart from where they are. Fields that are None take a format's own default.
+
+    Raises:
+        ValueError: for arrays of other shapes, species without a name, or bonds without a type.
+    """
+
+    species: Any = None  # int [n], an index into types; 0 for all
+    types: tuple[str, ...] | None = None  # the names of the species, such as chemical symbols
+    masses: Any = None  # float [] or [n], unit mass; 1 for all
+    diameters: Any = None  # float [] or [n], unit length; 1 for all
+    bonds: Any = None  # int [b, 2], pairs of particles; none
+    bond_species: Any = None  # int [b], an index into bond_types; 0 for all
+    bond_types: tuple[str, ...] | None = None  # the names of the kinds of bonds
+
+    def of(self, n: int) -> "Particles":
+        """With every field given, as numpy arrays, for n particles; names are A, B, C ... where there are none."""
+        bonds = _integers("bonds", self.bonds, None, np.zeros((0, 2), np.int32))
+        if bonds.ndim != 2 or bonds.shape[1] != 2 or np.any((bonds < 0) | (bonds >= n)):
+            raise ValueError(f"bonds has shape {bonds.shape}; valid: [b, 2], of particles from 0 to {n - 1}")
+        species, types = _named("species", self.species, "types", self.types, n)
+        bond_species, bond_types = _named("bond_species", self.bond_species, "bond_types", self.bond_types, len(bonds))
+        return Particles(
+            species=species,
+            types=types,
+            masses=_floats("masses", self.masses, n),
+            diameters=_floats("diameters", self.diameters, n),
+            bonds=bonds,
+            bond_species=bond_species,
+            bond_types=bond_types,
+        )
+
+
+def _named(name: str, index: Any, of: str, names: tuple[str, ...] | None, n: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    index = _integers(name, index, (n,), np.zeros(n, np.int32))
+    most = int(index.max(initial=0))
+    names = tuple(string.ascii_uppercase[: most + 1] if n else ()) if names is None else tuple(names)
+    if n and (index.min() < 0 or most >= len(names)):
+        raise ValueError(f"{name} goes from {index.min()} to {most} with {of} = {names}; valid: one name for each")
+    return index, names
+
+
+def _integers(name: str, value: Any, shape: tuple[int, ...] | None, default: np.ndarray) -> np.ndarray:
+    value = default if value is None else np.asarray(value)
+    if not np.issubdtype(value.dtype, np.integer) or (shape is not None and value.shape != shape):
+        raise ValueError(f"{name} has type {value.dtype}{list(value.shape)}; valid: int {list(shape or ('b', 2))}")
+    return value
+
+
+def _floats(name: str, value: Any, n: int) -> np.ndarray:
+    value = np.asarray(1.0 if value is None else value)
+    if value.shape not in ((), (n,)):
+        raise ValueError(f"{name} has shape {value.shape}; valid: one number, or [{n}]")
+    return np.broadcast_to(value, (n,))
+
+
+@dataclasses.dataclass(frozen=True)
+class Trajectory:
+    """m frames of n particles, numpy arrays on the host. As the observations of a `Writer` it writes itself."""
+
+    steps: np.ndarray  # int [m]
+    positions: np.ndarray  # float [m, n, d], continuous in time, unit length
+    velocities: np.ndarray | None  # float [m, n, d], None where they are not known
+    cell: np.ndarray | None  # float [m, d, d], edges as rows, lower triangular; None in free space
+    particles: Particles
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def space(self, frame: int) -> Space:
+        """The space of a frame, in JAX's default precision."""
+        return space_of(None if self.cell is None else self.cell[frame])
+
+
+def space_of(cell: np.ndarray | None) -> Space:
+    """Free without a cell, periodic for a diagonal cell `[d, d]`, else triclinic."""
+    if cell is None:
+        return Free()
+    straight = np.array_equal(cell, np.diag(np.diag(cell)))
+    return Periodic(jnp.asarray(np.diag(cell))) if straight else Triclinic(jnp.asarray(cell))
+
+
+def cell_of(space: Space, dimension: int) -> np.ndarray | None:
+    """The edges of a space as rows, `[d, d]`, and None for free space."""
+    if isinstance(space, Free):
+        return None
+    if isinstance(space, Triclinic):
+        return np.asarray(space.cell)
+    return np.diag(np.broadcast_to(np.asarray(space.box), (dimension,)))
+
+
+def frames(steps: Any, observations: Any, space: Space | None) -> Trajectory:
+    """What a writer is given, checked and brought to one form; its particles are left open.
+
+    Args:
+        steps: int `[m]`.
+        observations: a mapping, or an object with attributes, of arrays with a leading axis m: `positions [m, n, d]`,
+            and optionally `velocities [m, n, d]` and one of `space` (a space of arrays `[m, ...]`), `box` (`[m]` or
+            `[m, d]`) and `cell` (`[m, d, d]`). Others are not looked at.
+        space: the space of every frame where the observations do not tell it.
+
+    Raises:
+        ValueError: for other shapes, and where nothing tells the space.
+    """
+    steps = np.asarray(steps)
+    if steps.ndim != 1 or not np.issubdtype(steps.dtype, np.integer):
+        raise ValueError(f"steps has type {steps.dtype}{list(steps.shape)}; valid: int [m]")
+    positions = _observed(observations, "positions")
+    if positions is None or positions.ndim != 3 or len(positions) != len(steps) or positions.shape[2] not in (2, 3):
+        came = "is missing" if positions is None else f"has shape {positions.shape}"
+        raise ValueError(f"positions {came}; valid: [{len(steps)}, n, 2] or [{len(steps)}, n, 3]")
+    velocities = _observed(observations, "velocities")
+    if velocities is not None and velocities.shape != positions.shape:
+        raise ValueError(f"velocities has shape {velocities.shape}; valid: that of the positions, {positions.shape}")
+    cell = _observed_cell(observations, space, len(steps), positions.shape[2])
+    return Trajectory(steps, positions, velocities, cell, Particles())
+
+
+def _get(observations: Any, name: str) -> Any:
+    return observations.get(name) if isinstance(observations, Mapping) else getattr(observations, name, None)
+
+
+def _observed(observations: Any, name: str) -> np.ndarray | None:
+    value = _get(observations, name)
+    return None if value is None else np.asarray(value)
+
+
+def _observed_cell(observations: Any, space: Space | None, m: int, d: int) -> np.ndarray | None:
+    box, cell, own = _observed(observations, "box"), _observed(observations, "cell"), _get(observations, "space")
+    if isinstance(observations, Trajectory):
+        return cell
+    if isinstance(own, Free):
+        return None
+    if isinstance(own, Periodic):
+        box = np.asarray(own.box)
+    if isinstance(own, Triclinic):
+        cell = np.asarray(own.cell)
+    if box is not None:
+        if box.shape not in ((m,), (m, d)):
+            raise ValueError(f"box has shape {box.shape}; valid: [{m}] or [{m}, {d}], one for each frame")
+        return np.reshape(box, (m, 1, -1)) * np.eye(d, dtype=box.dtype)
+    if cell is not None:
+        if cell.shape != (m, d, d):
+            raise ValueError(f"cell has shape {cell.shape}; valid: [{m}, {d}, {d}], one for each frame")
+        return cell
+    if space is None:
+        raise ValueError("neither the observations nor the writer have a space; valid: give `space` to one of them")
+    cell = cell_of(space, d)
+    return None if cell is None else np.broadcast_to(cell, (m, d, d))
