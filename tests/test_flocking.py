@@ -416,7 +416,6 @@ def test_an_enlarged_flock_takes_over_a_state_and_goes_on_as_with_all_pairs():
 def test_growth_ends_where_it_would_change_nothing():
     with pytest.raises(CapacityExceeded, match="a range of the parameters is too long"):
         dmdenv.make_env("flocking", pairs="all").enlarged()
-    env = dmdenv.make_env("flocking", boids=20, pairs="list")
+    env = dmdenv.make_env("flocking", boids=20, pairs="list", slack=32.0)
     with pytest.raises(CapacityExceeded, match="a range of the parameters is too long"):
-        for _ in range(10):
-            env = env.enlarged()
+        env.enlarged()

@@ -193,7 +193,7 @@ def test_evaluation_and_film_repeat_with_more_room_too(tmp_path):
 
 def test_overflow_stops_the_training_where_no_room_is_enough(tmp_path):
     run = new_run(tmp_path / "run", Crowded(), target=-0.75)
-    with pytest.raises(CapacityExceeded, match="there is no more room; valid: target from -0.5"):
+    with pytest.raises(CapacityExceeded, match=r"there is no more room; valid: target from -0\.5"):
         train_run(run, checkpoint_every=1, interruption=Interruption())
     assert run.saved_updates() == []
     assert read_metrics(run.metrics_path) == []
