@@ -1,0 +1,69 @@
+"""Contacts of particles with a diameter, and those that hold nothing up.
+
+Reference: O'Hern, Silbert, Liu and Nagel, Phys. Rev. E 68, 011306 (2003), section II.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dmdenv.neighbor_sum import neighbor_sum
+from dmdenv.neighbors import Pairs
+from dmdenv.potentials.parameters import ParameterLike, as_parameter, features, largest, of_pair
+from dmdenv.quantities.neighborhood import check_reach
+from dmdenv.space import Space
+
+
+def contact_numbers(
+    space: Space,
+    positions: jax.Array,
+    pairs: Pairs,
+    *,
+    diameter: ParameterLike,
+    present: jax.Array | None = None,
+) -> jax.Array:
+    """How many others each particle touches or overlaps, `r_ij < diameter_ij`, int32 `[n]`.
+
+    Args:
+        space: where the particles are.
+        positions: `[n, d]`, unit length.
+        pairs: all pairs, or a list whose cutoff is at least the largest diameter.
+        diameter: of the contact of two particles, unit length: a number, `BySpecies(...)` or `PerParticle(...)`.
+        present: bool `[n]`; the others have no contacts and are none. All by default.
+
+    Raises:
+        ValueError: for diameters that are not positive and finite, or farther than `pairs` reaches.
+    """
+    parameter = {"diameter": as_parameter("diameter", diameter, above=0)}
+    check_reach("diameter", largest(parameter["diameter"]), space, positions, pairs)
+    present = jnp.ones(positions.shape[0], bool) if present is None else present
+
+    def kernel(a, b):
+        d = space.displacement(a["position"], b["position"])
+        touch = jnp.sum(d * d) < of_pair(parameter, a["own"], b["own"])["diameter"] ** 2
+        return jnp.where(touch & a["present"] & b["present"], 1, 0).astype(jnp.int32)
+
+    own = {"position": positions, "own": features(parameter), "present": present}
+    return neighbor_sum(kernel, own, pairs, parity=1)
+
+
+def rattlers(space: Space, positions: jax.Array, pairs: Pairs, *, diameter: ParameterLike) -> jax.Array:
+    """Which particles are not held by their neighbours, bool `[n]`.
+
+    A particle with fewer than d + 1 contacts is a rattler; it is taken out and the rest counted again, until none is
+    found. The mean contact number of the others, `contact_numbers(..., present=~rattlers(...))`, is 2 d in an
+    isostatic packing. Arguments and errors: see `contact_numbers`.
+    """
+    needed = positions.shape[1] + 1
+
+    def held(present):
+        counts = contact_numbers(space, positions, pairs, diameter=diameter, present=present)
+        return present & (counts >= needed)
+
+    def changed(state):
+        before, after = state
+        return jnp.any(before != after)
+
+    everyone = jnp.ones(positions.shape[0], bool)
+    _, after = lax.while_loop(changed, lambda state: (state[1], held(state[1])), (everyone, held(everyone)))
+    return ~after

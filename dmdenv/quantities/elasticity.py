@@ -1,0 +1,134 @@
+"""Elastic moduli of a solid at zero temperature, with the relaxation of its particles.
+
+A strain e that carried every particle along, `r -> (1 + e) r`, would change the stress by the Born term. It also leaves
+forces Xi on the particles wherever the surroundings are not symmetric; they move by u until these forces are gone,
+
+    H u_cd = Xi_cd,    H = d2U/dr dr,    Xi_cd = dF/d e_cd,
+    C_abcd = d(sigma_ab)/d(e_cd) = C^Born_abcd - C^nonaffine_abcd,    C^nonaffine_abcd = -(d(sigma_ab)/dr) u_cd
+
+H is applied, never formed, and the systems are solved by conjugate gradients. These moduli are the response of the
+(Cauchy) stress, what a measurement at finite strain gives: under stress they differ from second derivatives of the
+energy by the stress itself.
+
+References: Lutsko, J. Appl. Phys. 65, 2991 (1989); Maloney and Lemaitre, Phys. Rev. E 74, 016118 (2006), section II;
+under stress: Wallace, Thermodynamics of Crystals (1972), chapter 1.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.sparse.linalg import cg
+
+from dmdenv.neighbors import Pairs
+from dmdenv.potentials.base import Potential
+from dmdenv.pytree import Replaceable, pytree
+from dmdenv.space import Deformed, Free, Space
+
+
+@pytree
+class Elasticity(Replaceable):
+    """What `elasticity` returns."""
+
+    born: jax.Array  # [d, d, d, d], if all particles followed the strain, unit energy / length^d
+    nonaffine: jax.Array  # [d, d, d, d], what their relaxation takes off, unit energy / length^d
+    displacements: jax.Array  # [d, d, n, d], the relaxation u_cd of each particle for a unit strain cd, unit length
+    residual: jax.Array  # [], the largest force that is left, over that of a typical pair: small if solved
+
+    @property
+    def stiffness(self) -> jax.Array:
+        """`C_abcd = d(sigma_ab)/d(e_cd)`, `[d, d, d, d]`, unit energy / length^d; simple shear is `[0, 1, 0, 1]`."""
+        return self.born - self.nonaffine
+
+    @property
+    def bulk_modulus(self) -> jax.Array:
+        """`K = -V dp/dV = sum_ab C_aabb / d^2`, `[]`, unit energy / length^d."""
+        d = self.born.shape[0]
+        return jnp.einsum("aabb", self.stiffness) / d**2
+
+    @property
+    def shear_modulus(self) -> jax.Array:
+        """The mean over orientations, `G = (C_abab - C_aabb / d) / ((d - 1) (d + 2))`, `[]`, unit energy / length^d."""
+        d = self.born.shape[0]
+        traces = jnp.einsum("abab", self.stiffness) - jnp.einsum("aabb", self.stiffness) / d
+        return traces / ((d - 1) * (d + 2))
+
+
+def elasticity(
+    potential: Potential,
+    space: Space,
+    positions: jax.Array,
+    pairs: Pairs,
+    *,
+    tolerance: float = 1e-5,
+    max_iterations: int | None = None,
+) -> Elasticity:
+    """The elastic moduli of a configuration in mechanical equilibrium.
+
+    Translations and rattlers, which no force holds, do no harm. Differentiable, at the given positions: how these move
+    with a parameter of the potential is up to whoever found them.
+
+    Args:
+        potential: twice differentiable; it depends on distances only (no external field).
+        space: a periodic one.
+        positions: `[n, d]`, unit length, a minimum of the energy: the forces vanish.
+        pairs: the neighbours for the potential.
+        tolerance: the force that may remain, over that of a typical pair; the moduli's error is of its second order.
+        max_iterations: of conjugate gradients; 10 n d by default.
+
+    Raises:
+        ValueError: in free space, which has no volume; for a tolerance that is not positive.
+    """
+    if isinstance(space, Free):
+        raise ValueError(f"space = {space}; valid: a periodic space, which has a volume")
+    if not tolerance > 0:
+        raise ValueError(f"tolerance = {tolerance}; valid: above 0")
+    n, d = positions.shape
+    volume, identity = space.volume(d), jnp.eye(d, dtype=positions.dtype)
+
+    def deformed(strain) -> Any:
+        return Deformed(space, identity + strain)
+
+    def forces(strain, r):
+        return potential.forces(deformed(strain), r, pairs)
+
+    def stress(strain, r):
+        virial = potential.virial(deformed(strain), r, pairs)
+        return -virial / (volume * jnp.linalg.det(identity + strain))
+
+    def by_strain(function, strain):
+        return jax.jvp(lambda e: function(e, positions), (jnp.zeros_like(identity),), (strain,))[1]
+
+    def by_positions(function, u):
+        return jax.jvp(lambda r: function(jnp.zeros_like(identity), r), (positions,), (u,))[1]
+
+    def hessian(u):
+        return -by_positions(forces, u)
+
+    first, second = np.triu_indices(d)
+    strains = 0.5 * (identity[first][:, :, None] * identity[second][:, None, :])
+    strains = strains + jnp.swapaxes(strains, 1, 2)  # [d (d + 1) / 2, d, d], symmetric
+
+    born = jax.vmap(lambda strain: by_strain(stress, strain))(strains)
+    xi = jax.vmap(lambda strain: by_strain(forces, strain))(strains)
+    typical = jnp.max(jnp.abs(born)) * (volume / n) ** (1.0 - 1.0 / d)
+    typical = jax.lax.stop_gradient(jnp.where(typical > 0, typical, 1.0))
+
+    def relax(xi):
+        """In units of the typical force, so that the tolerance is absolute: without forces nothing is to be solved."""
+        u, _ = cg(hessian, xi / typical, tol=0.0, atol=tolerance, maxiter=max_iterations)
+        return typical * u
+
+    u = jax.vmap(relax)(xi)
+    left = jax.vmap(hessian)(u) - xi
+    nonaffine = -jax.vmap(lambda u: by_positions(stress, u))(u)
+
+    index = np.zeros((d, d), int)
+    index[first, second] = index[second, first] = np.arange(len(first))
+    return Elasticity(
+        born=jnp.moveaxis(born[index], (0, 1), (2, 3)),
+        nonaffine=jnp.moveaxis(nonaffine[index], (0, 1), (2, 3)),
+        displacements=u[index],
+        residual=jnp.max(jnp.abs(left)) / typical,
+    )

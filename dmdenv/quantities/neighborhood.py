@@ -1,0 +1,64 @@
+"""Who counts as a neighbour, and how much."""
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from dmdenv.neighbors import NeighborList, Pairs
+from dmdenv.space import Free, Space
+
+
+def neighbor_weight(s: jax.Array, cutoff: jax.Array | float, onset: jax.Array | float | None) -> jax.Array:
+    """1 for a near neighbour, 0 beyond the cutoff, `[]`, from the squared distance s.
+
+    Without an onset it jumps at the cutoff rc. With an onset ro it falls smoothly in between,
+    `(rc^2 - r^2)^2 (rc^2 + 2 r^2 - 3 ro^2) / (rc^2 - ro^2)^3`, so that what is built on it is differentiable.
+
+    Reference: Brooks et al., J. Comput. Chem. 4, 187 (1983), eq. 20.
+    """
+    inside = s < cutoff**2
+    if onset is None:
+        return jnp.where(inside, 1.0, 0.0).astype(s.dtype)
+    end, begin = jnp.asarray(cutoff, s.dtype) ** 2, jnp.asarray(onset, s.dtype) ** 2
+    switch = (end - s) ** 2 * (end + 2.0 * s - 3.0 * begin) / (end - begin) ** 3
+    return jnp.where(inside, jnp.where(s > begin, switch, 1.0), 0.0)
+
+
+def mean(total: jax.Array, weight: jax.Array) -> jax.Array:
+    """`total / weight`, where nothing has weight the total itself (which is 0 there), with finite derivatives."""
+    return total / jnp.where(weight > 0, weight, 1.0)
+
+
+def check_onset(cutoff: jax.Array | float, onset: jax.Array | float | None) -> None:
+    """Refuse a concrete onset that is not below a concrete cutoff.
+
+    Raises:
+        ValueError: then.
+    """
+    if onset is None or isinstance(onset, jax.core.Tracer) or isinstance(cutoff, jax.core.Tracer):
+        return
+    if not 0 <= float(onset) < float(cutoff):
+        raise ValueError(f"onset = {onset!r}; valid: from 0 to below the cutoff {cutoff!r}")
+
+
+def check_reach(name: str, reach: jax.Array | float, space: Space, positions: jax.Array, pairs: Pairs) -> None:
+    """Refuse a concrete range that is not positive, or farther than the pairs are known.
+
+    Raises:
+        ValueError: for a range beyond the cutoff of a list or, with all pairs, beyond half the box.
+    """
+    if isinstance(reach, jax.core.Tracer):
+        return
+    if not float(reach) > 0:
+        raise ValueError(f"{name} = {float(reach)}; valid: above 0")
+    if isinstance(pairs, NeighborList):
+        limit, meaning = pairs.cutoff, "the cutoff of the neighbour list"
+    elif isinstance(space, Free):
+        return
+    else:
+        limit, meaning = space.largest_cutoff(positions.shape[1]), "half the box"
+    if isinstance(limit, jax.core.Tracer):
+        return
+    if float(reach) > float(limit) * (1 + 4 * float(np.finfo(np.asarray(limit).dtype).eps)):
+        raise ValueError(f"{name} = {float(reach):g}; valid: up to {meaning}, {float(limit):g}")
