@@ -187,7 +187,7 @@ class Deformed(Replaceable):
 
     def displacement(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """The deformed displacement, `[..., d]`."""
-        return self.space.displacement(a, b) @ self.deformation.T
+        return jnp.matmul(self.space.displacement(a, b), self.deformation.T, precision="highest")
 
 
 Space = Free | Periodic | Triclinic

@@ -1,8 +1,51 @@
 """Potentials: functions of one pair (bond, angle, particle), lifted to the energy, forces and virial of a system."""
 
+from dmdenv.potentials.angles import angle_potential, cosine_angles, harmonic_angles
 from dmdenv.potentials.base import Potential, Sum
-from dmdenv.potentials.lennard_jones import lennard_jones
+from dmdenv.potentials.bonded import Bonded
+from dmdenv.potentials.bonds import bond_potential, fene_bonds, harmonic_bonds
+from dmdenv.potentials.dihedrals import (
+    cosine_dihedrals,
+    dihedral_potential,
+    opls_dihedrals,
+    ryckaert_bellemans_dihedrals,
+)
+from dmdenv.potentials.external import External, external_potential, harmonic_trap, uniform_field
+from dmdenv.potentials.lennard_jones import lennard_jones, tail_energy, tail_pressure
+from dmdenv.potentials.morse import morse
 from dmdenv.potentials.pair import PairPotential, pair_potential
 from dmdenv.potentials.parameters import BySpecies, PerParticle
+from dmdenv.potentials.soft_sphere import soft_sphere
+from dmdenv.potentials.wca import wca
+from dmdenv.potentials.yukawa import yukawa
 
-__all__ = ["BySpecies", "PairPotential", "PerParticle", "Potential", "Sum", "lennard_jones", "pair_potential"]
+__all__ = [
+    "Bonded",
+    "BySpecies",
+    "External",
+    "PairPotential",
+    "PerParticle",
+    "Potential",
+    "Sum",
+    "angle_potential",
+    "bond_potential",
+    "cosine_angles",
+    "cosine_dihedrals",
+    "dihedral_potential",
+    "external_potential",
+    "fene_bonds",
+    "harmonic_angles",
+    "harmonic_bonds",
+    "harmonic_trap",
+    "lennard_jones",
+    "morse",
+    "opls_dihedrals",
+    "pair_potential",
+    "ryckaert_bellemans_dihedrals",
+    "soft_sphere",
+    "tail_energy",
+    "tail_pressure",
+    "uniform_field",
+    "wca",
+    "yukawa",
+]

@@ -47,7 +47,7 @@ class Potential(Replaceable, abc.ABC):
         """
 
         def strained(deformation):
-            return self.energy(Deformed(space, deformation), positions, pairs)
+            return self.energy(Deformed(space, deformation), positions, pairs)  # pyright: ignore[reportArgumentType]
 
         return -jax.grad(strained)(jnp.eye(positions.shape[-1], dtype=positions.dtype))
 

@@ -1,6 +1,7 @@
 """The Lennard-Jones potential.
 
-Reference: Jones, Proc. R. Soc. A 106, 463 (1924); Allen and Tildesley (2017), eq. 1.6 and, for the tail, 2.144 and 2.145.
+Reference: Jones, Proc. R. Soc. A 106, 463 (1924); Allen and Tildesley (2017), eq. 1.6; its tail: eqs. 2.144
+and 2.145.
 """
 
 import math
@@ -16,6 +17,7 @@ def lennard_jones(
     epsilon: ParameterLike = 1.0,
     sigma: ParameterLike = 1.0,
     cutoff: ParameterLike = 2.5,
+    cutoff_unit: str | None = None,
     truncation: Truncation = "truncated",
     onset: ParameterLike | None = None,
 ) -> PairPotential:
@@ -24,14 +26,23 @@ def lennard_jones(
     Args:
         epsilon: depth, unit energy.
         sigma: distance of zero energy, unit length.
-        cutoff: where it ends, unit length (of the space, not in units of sigma).
+        cutoff: where it ends, unit length.
+        cutoff_unit: "sigma" for a cutoff and an onset in units of each pair's sigma.
         truncation: how it ends: "truncated", "shifted", "force_shifted" or "switched".
         onset: where the switch begins.
 
     Raises:
         ValueError: see `dmdenv.potentials.pair_potential`.
     """
-    return make(_energy, cutoff=cutoff, truncation=truncation, onset=onset, epsilon=epsilon, sigma=sigma)
+    return make(
+        _energy,
+        cutoff=cutoff,
+        cutoff_unit=cutoff_unit,
+        truncation=truncation,
+        onset=onset,
+        epsilon=epsilon,
+        sigma=sigma,
+    )
 
 
 def _energy(s: jax.Array, *, epsilon: jax.Array, sigma: jax.Array) -> jax.Array:

@@ -1,6 +1,6 @@
 """Pair potentials: a function of a distance becomes energies, forces and virials of all particles.
 
-    U = sum_{i<j} u(r_ij),    F_i = -sum_j u'(r_ij) (r_i - r_j) / r_ij,    W = -1/2 sum_i sum_j u'(r_ij) r_ij r_ij^T / r_ij
+    U = sum_{i<j} u(r_ij),  F_i = -sum_j u'(r_ij) (r_i - r_j) / r_ij,  W = -1/2 sum_i sum_j u'(r_ij) r_ij r_ij^T / r_ij
 
 Inside, a pair energy is a function of the squared distance s: `F_i = -2 sum_j (du/ds) (r_i - r_j)` needs no square root
 and no division, and is smooth where two particles meet.
@@ -28,11 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmdenv.neighbor_sum import neighbor_sum
-from dmdenv.neighbors import AllPairs, Pairs
+from dmdenv.neighbors import NeighborList, Pairs
 from dmdenv.potentials.base import Potential
 from dmdenv.potentials.parameters import Parameter, ParameterLike, as_parameter, features, largest, of_pair
 from dmdenv.pytree import pytree, static
-from dmdenv.space import Periodic, Space
+from dmdenv.space import Periodic, Space, Triclinic
 
 Truncation = Literal["truncated", "shifted", "force_shifted", "switched"]
 
@@ -43,13 +43,16 @@ class PairPotential(Potential):
 
     function: Callable[..., jax.Array] = static()  # (s, **parameters) -> energy, all []; s the squared distance
     parameters: dict[str, Parameter]  # differentiable
-    cutoff: Parameter  # unit length; infinite for none
-    onset: Parameter | None  # of the switch, unit length
+    cutoff: Parameter  # in units of `cutoff_unit`; infinite for none
+    onset: Parameter | None  # of the switch, in units of `cutoff_unit`
+    cutoff_unit: str | None = static()  # a parameter, such as the diameter; None for the unit of length
     truncation: Truncation = static()
 
     @property
     def reach(self) -> jax.Array:
-        return largest(self.cutoff)
+        """The longest cutoff of any pair, or more where cutoff and `cutoff_unit` both differ between pairs."""
+        cutoff = largest(self.cutoff)
+        return cutoff * largest(self.parameters[self.cutoff_unit]) if self.cutoff_unit else cutoff
 
     def energies(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
         def kernel(a, b):
@@ -73,39 +76,54 @@ class PairPotential(Potential):
         return jnp.sum(neighbor_sum(kernel, self._features(space, positions, pairs), pairs, parity=1), axis=0)
 
     def _features(self, space: Space, positions: jax.Array, pairs: Pairs) -> dict[str, Any]:
-        self._check_images(space, positions, pairs)
-        own = {**self.parameters, "cutoff": self.cutoff, "onset": self.onset}
-        return {"position": positions, "own": features(own)}
+        self._check_range(space, positions, pairs)
+        return {"position": positions, "own": features(self._own)}
+
+    @property
+    def _own(self) -> dict[str, Parameter]:
+        onset = {} if self.onset is None else {"onset": self.onset}
+        return {**self.parameters, "cutoff": self.cutoff, **onset}
 
     def _pair(self, space: Space, a: dict, b: dict):
         """Squared distance, displacement, whether it is inside the cutoff, and the truncated energy of s."""
-        values = of_pair({**self.parameters, "cutoff": self.cutoff, "onset": self.onset}, a["own"], b["own"])
-        cutoff, onset = values.pop("cutoff"), values.pop("onset")
+        values = of_pair(self._own, a["own"], b["own"])
+        unit = values[self.cutoff_unit] if self.cutoff_unit else 1.0
+        cutoff = values.pop("cutoff") * unit
+        onset = values.pop("onset") * unit if "onset" in values else None
         d = space.displacement(a["position"], b["position"])
         s = jnp.sum(d * d)
         inside = s < cutoff**2
+        nearest = (
+            float(jnp.finfo(s.dtype).eps) / 2
+        ) ** 2  # stands for 0: no energy tells them apart, and 1 / s^2 is finite
 
-        def energy(s):
-            s = jnp.where(inside & (s > 0), s, jnp.where(inside, jnp.finfo(s.dtype).tiny, 1.0))
-            return truncated(self.function, self.truncation, s, cutoff, onset, values)
+        def energy(s: jax.Array) -> jax.Array:
+            safe = jnp.where(inside, jnp.where(s > 0, s, nearest), 1.0)
+            return truncated(self.function, self.truncation, safe, cutoff, onset, values)
 
         return s, d, inside, energy
 
-    def _check_images(self, space: Space, positions: jax.Array, pairs: Pairs) -> None:
-        """A list checks that the cutoff fits into the box; with all pairs it is checked here, where it is concrete."""
-        if not isinstance(pairs, AllPairs) or not isinstance(space, Periodic):
+    def _check_range(self, space: Space, positions: jax.Array, pairs: Pairs) -> None:
+        """Refuse pairs that are beyond the list, and two images of a pair, where the values are concrete."""
+        listed = isinstance(pairs, NeighborList)
+        if not listed and not isinstance(space, Periodic | Triclinic):
             return
-        if isinstance(space.box, jax.core.Tracer) or isinstance(self.reach, jax.core.Tracer):
+        with jax.ensure_compile_time_eval():  # what is known outside of jit is known inside
+            reach, limit = self.reach, pairs.cutoff if listed else space.largest_cutoff(positions.shape[-1])
+        if isinstance(reach, jax.core.Tracer) or isinstance(limit, jax.core.Tracer):
             return
-        half, reach = float(np.min(space.box)) / 2, float(self.reach)
-        if half < reach < np.inf:
-            raise ValueError(f"cutoff = {reach:g} in a box of {2 * half:g}; valid: up to half the shortest side, {half:g}")
+        reach, limit = float(reach), float(limit)
+        if listed and limit < reach * (1 - 1e-6):
+            raise ValueError(f"pairs has cutoff = {limit:g}; valid: {reach:g} or more, the potential's reach")
+        if not listed and limit < reach < np.inf:
+            raise ValueError(f"cutoff = {reach:g} in {space}; valid: up to half the shortest side, {limit:g}")
 
 
 def pair_potential(
     function: Callable[..., jax.Array],
     *,
     cutoff: ParameterLike,
+    cutoff_unit: str | None = None,
     truncation: Truncation = "truncated",
     onset: ParameterLike | None = None,
     **parameters: ParameterLike,
@@ -118,21 +136,31 @@ def pair_potential(
         function: `function(r, **parameters)`, the energy of a pair at distance r, all `[]`. A function that is defined
             once (not a new lambda at each call) shares compiled code.
         cutoff: where it ends, unit length; `math.inf` for a potential without end, which takes all pairs.
+        cutoff_unit: the name of a parameter, above 0, in units of which cutoff and onset are given: `cutoff=1.0,
+            cutoff_unit="sigma"` ends each pair at its own sigma, and follows a change of it.
         truncation: how it ends there, see the module's table.
         onset: where the switch begins, for `truncation="switched"`.
         parameters: numbers, `BySpecies` or `PerParticle`.
 
     Raises:
-        ValueError: for a parameter that is not finite, a cutoff that is not positive, another truncation, an onset
-            without switch or beyond the cutoff.
+        ValueError: for a parameter that is not finite, a cutoff that is not positive, a cutoff unit that is no
+            parameter, another truncation, an onset without switch or beyond the cutoff.
     """
-    return make(_OfDistance(function), cutoff=cutoff, truncation=truncation, onset=onset, **parameters)
+    return make(
+        _OfDistance(function),
+        cutoff=cutoff,
+        cutoff_unit=cutoff_unit,
+        truncation=truncation,
+        onset=onset,
+        **parameters,
+    )
 
 
 def make(
     function: Callable[..., jax.Array],
     *,
     cutoff: ParameterLike,
+    cutoff_unit: str | None = None,
     truncation: Truncation = "truncated",
     onset: ParameterLike | None = None,
     **parameters: ParameterLike,
@@ -142,16 +170,28 @@ def make(
         raise ValueError(f"truncation = {truncation!r}; valid: {', '.join(map(repr, get_args(Truncation)))}")
     if (onset is not None) != (truncation == "switched"):
         raise ValueError(f"onset = {onset!r} with truncation = {truncation!r}; valid: an onset if and only if switched")
+    if cutoff_unit is not None and cutoff_unit not in parameters:
+        raise ValueError(f"cutoff_unit = {cutoff_unit!r}; valid: None, {', '.join(map(repr, parameters))}")
     endless = isinstance(cutoff, float) and cutoff == np.inf
     if endless and truncation != "truncated":
         raise ValueError(f"truncation = {truncation!r} without a cutoff; valid: 'truncated'")
-    ends = jnp.asarray(cutoff) if endless else as_parameter("cutoff", cutoff, positive=True)
+    ends = jnp.asarray(cutoff) if endless else as_parameter("cutoff", cutoff, above=0.0)
     begins = None if onset is None else as_parameter("onset", onset)
-    if begins is not None and not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((begins, ends))):
-        if not 0 <= float(largest(begins)) < float(largest(ends)):
-            raise ValueError(f"onset = {onset!r}; valid: from 0 to below the cutoff {cutoff!r}")
-    own = {name: as_parameter(name, value) for name, value in parameters.items()}
-    return PairPotential(function=function, parameters=own, cutoff=ends, onset=begins, truncation=truncation)
+    known = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((begins, ends)))
+    if begins is not None and known and not 0 <= float(largest(begins)) < float(largest(ends)):
+        raise ValueError(f"onset = {onset!r}; valid: from 0 to below the cutoff {cutoff!r}")
+    own = {
+        name: as_parameter(name, value, above=0.0 if name == cutoff_unit else None)
+        for name, value in parameters.items()
+    }
+    return PairPotential(
+        function=function,
+        parameters=own,
+        cutoff=ends,
+        onset=begins,
+        cutoff_unit=cutoff_unit,
+        truncation=truncation,
+    )
 
 
 def truncated(

@@ -38,7 +38,7 @@ class BySpecies(Replaceable):
             species, k = np.asarray(self.species), len(self.matrix)
             if species.ndim != 1 or not np.issubdtype(species.dtype, np.integer):
                 raise ValueError(f"species has type {species.dtype}{list(species.shape)}; valid: int [n]")
-            if species.size and not (0 <= species.min() and species.max() < k):
+            if species.size and (species.min() < 0 or species.max() >= k):
                 raise ValueError(f"species from {species.min()} to {species.max()}; valid: from 0 to {k - 1}")
             object.__setattr__(self, "species", jnp.asarray(self.species, jnp.int32))
 
@@ -49,7 +49,8 @@ class BySpecies(Replaceable):
 
     def of_pair(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """The parameter of a pair from the features of its particles."""
-        return a @ (0.5 * (self.matrix + self.matrix.T)) @ b
+        # a sum and not a matrix product, which an accelerator may round
+        return jnp.sum(a[:, None] * (0.5 * (self.matrix + self.matrix.T)) * b[None, :])
 
     @property
     def largest(self) -> jax.Array:
@@ -62,12 +63,12 @@ class PerParticle(Replaceable):
     """A parameter of each particle, mixed for a pair.
 
     Args:
-        values: `[n]`.
+        values: `[n]`; an external field may also take `[n, ...]`.
         mix: "arithmetic", `(p_i + p_j) / 2` (diameters of hard bodies; Lorentz), or "geometric", `sqrt(p_i p_j)`
             (strengths; Berthelot), for values above 0.
 
     Raises:
-        ValueError: for values that are not `[n]`, or another rule.
+        ValueError: for a single number, or another rule.
     """
 
     values: jax.Array
@@ -76,8 +77,8 @@ class PerParticle(Replaceable):
     def __post_init__(self):
         if self.mix not in ("arithmetic", "geometric"):
             raise ValueError(f"mix = {self.mix!r}; valid: 'arithmetic', 'geometric'")
-        if jnp.ndim(self.values) != 1:
-            raise ValueError(f"values has shape {jnp.shape(self.values)}; valid: [n]")
+        if not jnp.ndim(self.values):
+            raise ValueError(f"values = {self.values!r}; valid: [n], one for each particle")
         if not isinstance(self.values, jax.core.Tracer):
             object.__setattr__(self, "values", jnp.asarray(self.values, jnp.result_type(float)))
 
@@ -100,24 +101,33 @@ Parameter = jax.Array | BySpecies | PerParticle
 ParameterLike = float | Parameter
 
 
-def as_parameter(name: str, value: ParameterLike, *, positive: bool = False) -> Parameter:
+def as_parameter(name: str, value: ParameterLike, *, above: float | None = None) -> Parameter:
     """The parameter as arrays of the default precision.
 
     Raises:
-        ValueError: for an array that is not a single number; for concrete values that are not finite, or not above 0
-            where `positive` asks for that.
+        ValueError: for an array that is not a single number, or a `PerParticle` that is not `[n]`; for concrete values
+            that are not finite, or not above `above`.
     """
     if not isinstance(value, BySpecies | PerParticle):
         if jnp.ndim(value):
-            raise ValueError(f"{name} has shape {jnp.shape(value)}; valid: a number, BySpecies(...) or PerParticle(...)")
+            raise ValueError(f"{name} has shape {jnp.shape(value)}; valid: a number, BySpecies or PerParticle")
         value = value if isinstance(value, jax.core.Tracer) else jnp.asarray(value, jnp.result_type(float))
+    elif isinstance(value, PerParticle) and jnp.ndim(value.values) != 1:
+        raise ValueError(f"{name} has values of shape {jnp.shape(value.values)}; valid: [n] for a pair")
     numbers = {BySpecies: "matrix", PerParticle: "values"}.get(type(value))
     concrete = getattr(value, numbers) if numbers else value
     if not isinstance(concrete, jax.core.Tracer):
         found = np.asarray(concrete)
-        if not np.all(np.isfinite(found)) or (positive and not np.all(found > 0)):
-            raise ValueError(f"{name} = {found.tolist()}; valid: finite numbers{' above 0' if positive else ''}")
+        check_numbers(name, found, above)
     return value
+
+
+def check_numbers(name: str, found: np.ndarray, above: float | None) -> None:
+    """Raise ValueError for numbers that are not finite, or not above `above`."""
+    if not np.all(np.isfinite(found)) or (above is not None and not np.all(found > above)):
+        raise ValueError(
+            f"{name} = {found.tolist()}; valid: finite numbers{'' if above is None else f' above {above:g}'}"
+        )
 
 
 def features(parameters: dict[str, Parameter]) -> dict[str, jax.Array]:
@@ -125,9 +135,7 @@ def features(parameters: dict[str, Parameter]) -> dict[str, jax.Array]:
     return {name: p.features for name, p in parameters.items() if isinstance(p, BySpecies | PerParticle)}
 
 
-def of_pair(
-    parameters: dict[str, Parameter], a: dict[str, jax.Array], b: dict[str, jax.Array]
-) -> dict[str, jax.Array]:
+def of_pair(parameters: dict[str, Parameter], a: dict[str, jax.Array], b: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The parameters of one pair from the features of its two particles, each `[]`."""
     return {
         name: p.of_pair(a[name], b[name]) if isinstance(p, BySpecies | PerParticle) else p

@@ -1,0 +1,91 @@
+"""Terms of a fixed topology: a function of a bond's length, of an angle or of a dihedral, lifted to all particles."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dmdenv.neighbors import Pairs
+from dmdenv.potentials.base import Potential
+from dmdenv.potentials.parameters import check_numbers
+from dmdenv.potentials.topology import Topology, topology
+from dmdenv.pytree import pytree, static
+from dmdenv.space import Space
+
+TermParameter = Any  # a number for all terms, an array [m] with one for each term, or a tuple or list of these
+
+
+@pytree
+class Bonded(Potential):
+    """The energy of m terms, each a function of one coordinate of k particles.
+
+    Made by `bond_potential`, `angle_potential`, `dihedral_potential` and by each potential's own function. It takes
+    no neighbours: `pairs` is ignored, and `reach` is 0. Terms wrap around a periodic box by displacement. A particle's
+    energy is its equal share of each of its terms.
+    """
+
+    function: Callable[..., jax.Array] = static()  # (coordinate, **parameters) -> energy, all []
+    coordinate: Callable[..., Any] = static()  # (space, *positions [d]) -> [], or a tuple of []
+    topology: Topology
+    parameters: dict[str, TermParameter]  # leaves [] or [m]; differentiable
+
+    @property
+    def reach(self) -> jax.Array:
+        return jnp.asarray(0.0)
+
+    def energies(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
+        terms = self.term_energies(space, positions)
+        roles = len(self.topology.particles)
+        return self.topology.collect(jnp.broadcast_to(terms / roles, (roles, len(terms))), len(positions))
+
+    def energy(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
+        return jnp.sum(self.term_energies(space, positions))
+
+    def coordinates(self, space: Space, positions: jax.Array) -> Any:
+        """What the energy of each term is a function of, `[m]` or a tuple of these: a length, an angle, a cosine."""
+        return jax.vmap(self.coordinate, (None, *[-1] * len(self.topology.particles)))(
+            space, *jnp.moveaxis(self.topology.gather(positions), -2, 0)
+        )
+
+    def term_energies(self, space: Space, positions: jax.Array) -> jax.Array:
+        """The energy of each term, `[m]`."""
+        per_term = jax.tree.map(lambda p: 0 if jnp.ndim(p) else None, self.parameters)
+        x = self.coordinates(space, positions)
+        return jax.vmap(lambda x, own: self.function(x, **own), (0, per_term))(x, self.parameters)
+
+
+def make(
+    function: Callable[..., jax.Array],
+    coordinate: Callable[..., Any],
+    name: str,
+    particles: ArrayLike,
+    roles: int,
+    parameters: dict[str, TermParameter],
+    *,
+    above: dict[str, float] | None = None,
+) -> Bonded:
+    """A `Bonded` of checked topology and parameters; `above` has bounds of some of these."""
+    terms = topology(name, particles, roles)
+    own = {key: as_term_parameter(key, value, terms.count, (above or {}).get(key)) for key, value in parameters.items()}
+    return Bonded(function=function, coordinate=coordinate, topology=terms, parameters=own)
+
+
+def as_term_parameter(name: str, value: TermParameter, terms: int, above: float | None = None) -> TermParameter:
+    """The parameter as arrays of the default precision.
+
+    Raises:
+        ValueError: for an array that is neither a number nor one for each term; for concrete values that are not
+            finite, or not above `above`.
+    """
+    if isinstance(value, tuple | list):
+        return tuple(as_term_parameter(name, part, terms, above) for part in value)
+    if jnp.shape(value) not in ((), (terms,)):
+        raise ValueError(f"{name} has shape {jnp.shape(value)}; valid: a number, or [{terms}], one for each term")
+    if isinstance(value, jax.core.Tracer):
+        return value
+    check_numbers(name, np.asarray(value), above)
+    return jnp.asarray(value, jnp.result_type(float))

@@ -1,0 +1,139 @@
+"""External fields: functions of the position of one particle.
+
+A field is at rest in space: it does not deform with the box, so it has no virial.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from dmdenv.neighbors import Pairs
+from dmdenv.potentials.base import Potential
+from dmdenv.potentials.parameters import PerParticle, check_numbers
+from dmdenv.pytree import pytree, static
+from dmdenv.space import Space
+
+FieldParameter = jax.Array | PerParticle
+FieldParameterLike = float | np.ndarray | FieldParameter
+
+
+@pytree
+class External(Potential):
+    """The energy of each particle in a field.
+
+    Made by `external_potential` and by each field's own function. It takes no neighbours: `pairs` is ignored, and
+    `reach` is 0.
+    """
+
+    function: Callable[..., jax.Array] = static()  # (space, position [d], **parameters) -> energy []
+    parameters: dict[str, FieldParameter]  # of any shape, shared by all, or PerParticle [n, ...]; differentiable
+
+    @property
+    def reach(self) -> jax.Array:
+        return jnp.asarray(0.0)
+
+    def energies(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
+        own = {name: p.values for name, p in self.parameters.items() if isinstance(p, PerParticle)}
+        shared = {name: p for name, p in self.parameters.items() if name not in own}
+        for name, values in own.items():
+            if len(values) != len(positions):
+                raise ValueError(f"{name} has {len(values)} values; valid: {len(positions)}, one for each particle")
+        return jax.vmap(lambda r, own: self.function(space, r, **shared, **own))(positions, own)
+
+    def virial(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
+        """Zero, `[d, d]`: the field stays as it is when the box deforms."""
+        return jnp.zeros((positions.shape[-1],) * 2, positions.dtype)
+
+
+def external_potential(function: Callable[..., jax.Array], **parameters: FieldParameterLike) -> External:
+    """A potential from your own energy of one particle.
+
+        floor = external_potential(lambda r, k: k * jnp.exp(-r[1]), k=3.0)
+
+    The positions of a simulation are not wrapped, so in a periodic box the function should have the box's period, or
+    be meant to depend on the image (a constant force does).
+
+    Args:
+        function: `function(r, **parameters)`, the energy `[]` of a particle at `r`, `[d]`. A function that is defined
+            once (not a new lambda at each call) shares compiled code.
+        parameters: numbers and arrays that all particles share, or `PerParticle`, of which the function gets its own.
+
+    Raises:
+        ValueError: for a parameter that is not finite; when it is evaluated, for a `PerParticle` of another length.
+    """
+    return _make(_OfPosition(function), **parameters)
+
+
+def harmonic_trap(
+    *, stiffness: float | FieldParameter = 1.0, center: float | np.ndarray | FieldParameter = 0.0
+) -> External:
+    """`u(r) = stiffness |r - center|^2 / 2`, to the nearest image of the centre.
+
+    Args:
+        stiffness: a number or `PerParticle`, unit energy / length^2.
+        center: a number for all axes, `[d]`, or `[n, d]` with one for each particle (an Einstein crystal), unit length.
+
+    Raises:
+        ValueError: for a stiffness or a centre that is not finite or of another shape.
+    """
+    if not isinstance(stiffness, PerParticle) and jnp.ndim(stiffness):
+        raise ValueError(f"stiffness has shape {jnp.shape(stiffness)}; valid: a number or PerParticle(...)")
+    return _make(_harmonic, stiffness=stiffness, center=_vector("center", center))
+
+
+def uniform_field(*, force: float | np.ndarray | FieldParameter) -> External:
+    """`u(r) = -force . r`: the same force everywhere, such as gravity, `force = [0, -mass * g]`.
+
+    In a periodic box the energy depends on the image of a particle; the force does not.
+
+    Args:
+        force: a number for all axes, `[d]`, or `[n, d]` with one for each particle, unit energy / length.
+
+    Raises:
+        ValueError: for a force that is not finite or of another shape.
+    """
+    return _make(_uniform, force=_vector("force", force))
+
+
+def _make(function: Callable[..., jax.Array], **parameters: FieldParameterLike) -> External:
+    return External(function=function, parameters={name: _as_field(name, p) for name, p in parameters.items()})
+
+
+def _as_field(name: str, value: FieldParameterLike) -> FieldParameter:
+    numbers = value.values if isinstance(value, PerParticle) else value
+    if not isinstance(numbers, jax.core.Tracer):
+        check_numbers(name, np.asarray(numbers), None)
+    if isinstance(value, PerParticle | jax.core.Tracer):
+        return value
+    return jnp.asarray(value, jnp.result_type(float))
+
+
+def _vector(name: str, value: float | np.ndarray | FieldParameter) -> float | np.ndarray | FieldParameter:
+    """A vector `[d]` shared by all, or, from `[n, d]`, one for each particle."""
+    if isinstance(value, PerParticle) or jnp.ndim(value) < 2:
+        return value
+    if jnp.ndim(value) > 2:
+        raise ValueError(f"{name} has shape {jnp.shape(value)}; valid: a number, [d] or [n, d]")
+    return PerParticle(jnp.asarray(value))
+
+
+def _harmonic(space: Space, r: jax.Array, *, stiffness: jax.Array, center: jax.Array) -> jax.Array:
+    return 0.5 * stiffness * jnp.sum(space.displacement(r, jnp.broadcast_to(center, r.shape)) ** 2)
+
+
+def _uniform(space: Space, r: jax.Array, *, force: jax.Array) -> jax.Array:
+    return -jnp.sum(jnp.broadcast_to(force, r.shape) * r)
+
+
+@dataclasses.dataclass(frozen=True)
+class _OfPosition:
+    """A function of the position alone; equal for equal functions, so that compiled code is shared."""
+
+    function: Callable[..., jax.Array]
+
+    def __call__(self, space: Space, r: jax.Array, **parameters: jax.Array) -> jax.Array:
+        return self.function(r, **parameters)
