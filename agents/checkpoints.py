@@ -1,73 +1,27 @@
-"""Checkpoints: a training's whole state on disk, by orbax.
+"""Checkpoints of a training: its state, and the configuration of its environment, whose capacities may have grown."""
 
-A checkpoint is a flat table from the path of a leaf (`.policy.weights['layers'][0]['kernel'].value`) to its array, so
-it can be read without this library's classes and moves between devices. Beside it stands the configuration of the
-environment, whose capacities may have grown in the course of the training. Orbax writes into a temporary folder and
-renames it, so that a checkpoint is there as a whole or not at all.
-"""
-
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import orbax.checkpoint as ocp
+from dmdenv import checkpoints
+from dmdenv.checkpoints import KEPT, from_arrays, restore_checkpoint, to_arrays
+from dmdenv.checkpoints import saved_steps as saved_updates
 
-T = TypeVar("T")
-
-KEPT = 3  # the last few checkpoints of a run
-
-
-@contextlib.contextmanager
-def _manager(folder: Path) -> Iterator[ocp.CheckpointManager]:
-    options = ocp.CheckpointManagerOptions(max_to_keep=KEPT, enable_async_checkpointing=False)
-    handlers = {"state": ocp.StandardCheckpointHandler(), "env": ocp.JsonCheckpointHandler()}
-    with ocp.CheckpointManager(folder.absolute(), item_handlers=handlers, options=options) as manager:
-        yield manager
+__all__ = [
+    "KEPT",
+    "from_arrays",
+    "restore_checkpoint",
+    "save_checkpoint",
+    "saved_env",
+    "saved_updates",
+    "to_arrays",
+]
 
 
 def save_checkpoint(folder: Path, update: int, state: object, env: Mapping[str, Any]) -> Path:
-    """Write the state after `update` updates, delete what is older than the last few; a second call is harmless.
-
-    Args:
-        folder: where the checkpoints are.
-        update: how many updates the state has seen.
-        state: any pytree of arrays.
-        env: the environment's static configuration, as JSON knows it.
-
-    Returns:
-        The checkpoint's folder.
-    """
-    with _manager(folder) as manager:
-        if update not in manager.all_steps():
-            items = {"state": ocp.args.StandardSave(to_arrays(state)), "env": ocp.args.JsonSave(dict(env))}
-            manager.save(update, args=ocp.args.Composite(**items))
-    return folder / str(update)
-
-
-def saved_updates(folder: Path) -> list[int]:
-    """The updates of which there is a whole checkpoint, in order."""
-    if not folder.is_dir():
-        return []
-    with _manager(folder) as manager:
-        return sorted(manager.all_steps())
-
-
-def restore_checkpoint(folder: Path, update: int, template: T) -> T:
-    """The state after `update` updates.
-
-    Args:
-        folder: where the checkpoints are.
-        update: one of `saved_updates(folder)`.
-        template: a state of the same structure; its leaves may be `jax.ShapeDtypeStruct`.
-
-    Raises:
-        ValueError: when there is no such checkpoint, or it has other leaves or shapes than the template.
-    """
-    return from_arrays(_read(folder, update, state=ocp.args.StandardRestore())["state"], template)
+    """Write the state after `update` updates and the environment's static configuration, as JSON knows it."""
+    return checkpoints.save_checkpoint(folder, update, state, env=dict(env))
 
 
 def saved_env(folder: Path, update: int) -> dict[str, Any]:
@@ -76,57 +30,4 @@ def saved_env(folder: Path, update: int) -> dict[str, Any]:
     Raises:
         ValueError: when there is no such checkpoint.
     """
-    return _read(folder, update, env=ocp.args.JsonRestore())["env"]
-
-
-def _read(folder: Path, update: int, **items: Any) -> Any:
-    with _manager(folder) as manager:
-        saved = sorted(manager.all_steps())
-        if update not in saved:
-            raise ValueError(
-                f"there is no checkpoint {update} in {folder}; valid: {', '.join(map(str, saved)) or 'none'}"
-            )
-        return manager.restore(update, args=ocp.args.Composite(**items))
-
-
-def to_arrays(state: object) -> dict[str, np.ndarray]:
-    """The leaves of a state by their path, on the host; random keys as their data.
-
-    Leaves without elements (the predators of a flock that has none) are left out: orbax does not write them.
-    """
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(path): np.asarray(_raw(leaf)) for path, leaf in leaves if leaf.size}
-
-
-def from_arrays(arrays: Mapping[str, Any], template: T) -> T:
-    """The inverse of `to_arrays`: a state of the template's structure, on the default device.
-
-    Raises:
-        ValueError: when the arrays have other names, shapes or types than the template's leaves.
-    """
-    paths, structure = jax.tree_util.tree_flatten_with_path(template)
-    leaves = {jax.tree_util.keystr(path): leaf for path, leaf in paths}
-    differing = set(arrays) ^ {name for name, leaf in leaves.items() if leaf.size}
-    if differing:
-        name = min(differing)
-        raise ValueError(f"the leaf {name} is in the {'checkpoint' if name in arrays else 'state'} only")
-    empty = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in leaves.items() if not leaf.size}
-    found = {**arrays, **empty}
-    return jax.tree.unflatten(structure, [_like(name, found[name], leaf) for name, leaf in leaves.items()])
-
-
-def _raw(leaf):
-    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-
-
-def _like(name: str, array: np.ndarray, leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
-    """The array as the leaf it was."""
-    raw = jax.eval_shape(_raw, leaf)
-    if (array.shape, array.dtype) != (raw.shape, raw.dtype):
-        raise ValueError(
-            f"the leaf {name} is {array.dtype}{list(array.shape)} in the checkpoint,"
-            f" {raw.dtype}{list(raw.shape)} in the state"
-        )
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(jnp.empty((), leaf.dtype)))
-    return jnp.asarray(array)
+    return checkpoints.restore_item(folder, update, "env")

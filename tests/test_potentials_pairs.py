@@ -63,6 +63,7 @@ def fcc(cells: int, density: float) -> tuple[np.ndarray, float]:
     return (corners + basis).reshape(-1, 3) * edge, cells * edge
 
 
+@pytest.mark.slow
 def test_the_lennard_jones_crystal_has_the_energy_and_pressure_of_lammps():
     """LAMMPS' bench/in.lj at its first step: 32,000 atoms, velocities of temperature 1.44."""
     density, temperature = 0.8442, 1.44

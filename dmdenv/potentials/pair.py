@@ -93,9 +93,7 @@ class PairPotential(Potential):
         d = space.displacement(a["position"], b["position"])
         s = jnp.sum(d * d)
         inside = s < cutoff**2
-        nearest = (
-            float(jnp.finfo(s.dtype).eps) / 2
-        ) ** 2  # stands for 0: no energy tells them apart, and 1 / s^2 is finite
+        nearest = (float(jnp.finfo(s.dtype).eps) / 2) ** 2  # stands for 0: as good as it, and 1 / s^2 is finite
 
         def energy(s: jax.Array) -> jax.Array:
             safe = jnp.where(inside, jnp.where(s > 0, s, nearest), 1.0)
