@@ -10,12 +10,12 @@ from dmdenv.agents.arguments import environment, parameters
 from dmdenv.agents.comparison import FINAL_STEPS, summarise, table
 from dmdenv.agents.evaluate import random_policy, zero_policy
 from dmdenv.agents.film import film_states, record
-from dmdenv.agents.interruption import Interrupted, Interruption
 from dmdenv.agents.options import RolloutOptions
 from dmdenv.agents.protocol import Policy, UnfitError
 from dmdenv.agents.runs import Run, field_values
 from dmdenv.agents.usage import UsageError, blaming
 from dmdenv.envs.base import CapacityExceeded, Env, Params
+from dmdenv.interruption import Interrupted, Interruption
 
 SIMPLE = {"zero": zero_policy, "random": random_policy}
 

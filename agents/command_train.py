@@ -13,7 +13,6 @@ from dmdenv.agents.arguments import environment, parameters
 from dmdenv.agents.comparison import FINAL_STEPS, compare_policies, table
 from dmdenv.agents.files import replacing
 from dmdenv.agents.film import film_states, record
-from dmdenv.agents.interruption import Interrupted, Interruption
 from dmdenv.agents.learning_curve import draw_learning_curve
 from dmdenv.agents.metrics_log import read_metrics
 from dmdenv.agents.options import DEFAULT_AGENT, TrainOptions
@@ -22,6 +21,7 @@ from dmdenv.agents.runs import Run, field_values, uses_float64
 from dmdenv.agents.training import train_run
 from dmdenv.agents.usage import UsageError, blaming
 from dmdenv.envs.base import CapacityExceeded
+from dmdenv.interruption import Interrupted, Interruption
 
 
 def train(options: TrainOptions, settings: dict[str, Any]) -> int:

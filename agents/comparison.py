@@ -10,9 +10,9 @@ import numpy as np
 
 from dmdenv.agents.capacity import with_room
 from dmdenv.agents.evaluate import Evaluation, evaluate, random_policy, zero_policy
-from dmdenv.agents.interruption import Interruption
 from dmdenv.agents.protocol import Policy
 from dmdenv.agents.runs import Run
+from dmdenv.interruption import Interruption
 
 FINAL_STEPS = 64  # metrics are averaged over the last so many steps of an episode
 

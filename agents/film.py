@@ -13,10 +13,10 @@ import numpy as np
 from dmdenv.agents.capacity import with_room
 from dmdenv.agents.evaluate import Evaluation, watch
 from dmdenv.agents.files import replacing
-from dmdenv.agents.interruption import Interruption
-from dmdenv.agents.progress import progress
 from dmdenv.agents.protocol import Policy
 from dmdenv.envs.base import Env, Params, State
+from dmdenv.interruption import Interruption
+from dmdenv.progress import progress
 
 # imageio-ffmpeg would run Python code between fork and exec of the encoder, to shield it from Ctrl-C. With JAX's
 # threads around that may hang; without the shield Ctrl-C ends the encoder too, which `film_states` expects.

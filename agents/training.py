@@ -7,10 +7,10 @@ from typing import Any
 import jax
 
 from dmdenv.agents.capacity import tell_growth
-from dmdenv.agents.interruption import Interruption
 from dmdenv.agents.metrics_log import append_metrics, truncate_metrics
-from dmdenv.agents.progress import progress
 from dmdenv.agents.runs import Run
+from dmdenv.interruption import Interruption
+from dmdenv.progress import progress
 
 SHOWN = 5  # metrics beside the progress bar
 

@@ -408,7 +408,9 @@ mlir.register_lowering(neighbor_sum_p, mlir.lower_fun(_column_sweep, multiple_re
 
 def _moving(tangents: Sequence) -> list[int]:
     """Where a tangent is not known to be zero."""
-    return [q for q, t in enumerate(tangents) if type(t) is not ad.Zero and t.dtype != jax.dtypes.float0]
+    return [
+        q for q, t in enumerate(tangents) if type(t) is not ad.Zero and getattr(t, "dtype", None) != jax.dtypes.float0
+    ]
 
 
 def _undefined(operands: Sequence) -> list[int]:

@@ -63,7 +63,7 @@ class NeighborList(Replaceable):
     @property
     def is_complete(self) -> bool:
         """Whether its capacities suffice for any positions, so that larger ones would change nothing."""
-        capacity, n = self.indices.shape
+        capacity, n = self.indices.shape[-2:]
         return capacity >= n - 1 and self.run_capacity >= n
 
 

@@ -17,13 +17,13 @@ from dmdenv.agents.checkpoints import KEPT, from_arrays, restore_checkpoint, sav
 from dmdenv.agents.comparison import compare_policies, table
 from dmdenv.agents.files import replacing
 from dmdenv.agents.film import record, write_film
-from dmdenv.agents.interruption import Interrupted, Interruption
 from dmdenv.agents.learning_curve import draw_learning_curve
 from dmdenv.agents.metrics_log import append_metrics, read_metrics, truncate_metrics
 from dmdenv.agents.runs import Run
 from dmdenv.agents.training import train_run
 from dmdenv.envs import registry
 from dmdenv.envs.base import CapacityExceeded
+from dmdenv.interruption import Interrupted, Interruption
 from probe_envs import PROBES, Crowded, PointMass
 
 CONFIG = apg.Config(updates=6, num_envs=2, window=2, hidden=(4,))

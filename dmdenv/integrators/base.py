@@ -1,0 +1,114 @@
+"""What an integrator is: `init` and `step`."""
+
+import abc
+import math
+from typing import Generic, TypeVar
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from dmdenv.integrators.state import State
+from dmdenv.neighbors import AllPairs, Pairs
+from dmdenv.potentials import Potential
+from dmdenv.pytree import Replaceable
+from dmdenv.space import Space
+
+S = TypeVar("S", bound=State)
+
+
+class Integrator(Replaceable, abc.ABC, Generic[S]):
+    """Equations of motion with a way to step through them: a pytree whose leaves are its dynamic parameters.
+
+    Everything is pure and differentiable in all floating-point leaves; changing one (a time step, a temperature that
+    follows a schedule) compiles nothing anew. Temperatures are in units of energy: Boltzmann's constant is 1.
+    """
+
+    @abc.abstractmethod
+    def init(
+        self,
+        potential: Potential,
+        space: Space,
+        positions: jax.Array,
+        *,
+        velocities: jax.Array | None = None,
+        masses: jax.Array | float = 1.0,
+        pairs: Pairs = AllPairs(),
+        key: jax.Array | None = None,
+    ) -> S:
+        """The state to start from.
+
+        Args:
+            potential: gives the forces.
+            space: where the particles are.
+            positions: `[n, d]`, unit length.
+            velocities: `[n, d]`, unit length / time. By default those of the thermostat's temperature, drawn with
+                `key`; without a thermostat, at rest.
+            masses: `[]` or `[n]`, unit mass.
+            pairs: `AllPairs()`, or a neighbour list that reaches as far as the potential.
+            key: for what the method draws; it is consumed. Not used where it draws nothing.
+
+        Raises:
+            ValueError: see `State.start`; without a key where one is needed.
+        """
+
+    @abc.abstractmethod
+    def step(self, potential: Potential, state: S) -> S:
+        """The state one time step later; one evaluation of the forces."""
+
+    @abc.abstractmethod
+    def conserved(self, potential: Potential, state: S) -> jax.Array:
+        """The quantity that exact dynamics would conserve, `[]`, unit energy: its drift measures the time step."""
+
+
+def number(
+    name: str, value: jax.Array | float, *, above: float = -math.inf, at_least: float = -math.inf, shapes: int = 0
+) -> jax.Array:
+    """A dynamic parameter as an array of the default precision; checked where it is concrete.
+
+    Args:
+        name: of the argument, for the message.
+        value: what was given for it.
+        above: what it must exceed.
+        at_least: what it must not fall below.
+        shapes: the largest number of axes.
+
+    Raises:
+        ValueError: for more axes, or for a value that is not finite or out of range.
+    """
+    if jnp.ndim(value) > shapes:
+        raise ValueError(f"{name} has shape {jnp.shape(value)}; valid: [] " + "or [n]" * shapes)
+    if isinstance(value, jax.core.Tracer):
+        return value
+    found = np.asarray(value)
+    if not np.all(np.isfinite(found) & (found > above) & (found >= at_least)):
+        bound = f" above {above:g}" * (above > -math.inf) + f" of at least {at_least:g}" * (at_least > -math.inf)
+        raise ValueError(f"{name} = {found.tolist()}; valid: a finite number{bound}")
+    return jnp.asarray(value, jnp.result_type(float))
+
+
+def for_particles(value: jax.Array) -> jax.Array:
+    """A parameter `[]` or `[n]` in a shape that goes with `[n, d]`."""
+    return value[:, None] if jnp.ndim(value) else value
+
+
+def needed_key(key: jax.Array | None, purpose: str) -> jax.Array:
+    """The key, refused where there is none."""
+    if key is None:
+        raise ValueError(f"key = None; valid: a key (jax.random.key) for {purpose}")
+    return key
+
+
+def degrees_of_freedom(given: jax.Array | None, state: State) -> jax.Array:
+    """What was given, else `d (n - 1)`, `[]`: all but those of the centre of mass.
+
+    Raises:
+        ValueError: by default, for a single particle.
+    """
+    if given is not None:
+        return given
+    n, d = state.positions.shape
+    if n == 1:
+        raise ValueError("degrees_of_freedom = None for one particle; valid: a number, such as d without a wall")
+    return jnp.asarray(d * (n - 1), state.positions.dtype)

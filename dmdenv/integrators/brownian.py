@@ -1,0 +1,103 @@
+"""Overdamped motion at constant temperature: Brownian dynamics by the method of Leimkuhler and Matthews.
+
+    m gamma dr = F dt + sqrt(2 m gamma T) dW
+
+    r_(k+1) = r_k + dt F(r_k) / (m gamma) + sqrt(2 T dt / (m gamma)) (R_k + R_(k+1)) / 2
+
+This is the limit of BAOAB at high friction. It costs what the Euler-Maruyama method costs, plus the memory of one noise
+R_k. Averages over the equilibrium err by dt^2 where those of Euler-Maruyama err by dt, and not at all in a harmonic
+well; on the way to equilibrium both are of weak order 1. Since consecutive steps share a noise, the first step
+of a free particle is shorter: after k steps `<|r|^2> = 2 d D dt (k - 1/2)`.
+
+Reference: Leimkuhler and Matthews, Appl. Math. Res. Express 2013, 34; its order: Leimkuhler, Matthews and Tretyakov,
+Proc. R. Soc. A 470, 20140120 (2014).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from dmdenv.integrators.base import Integrator, for_particles, needed_key, number
+from dmdenv.integrators.state import StochasticState
+from dmdenv.neighbors import AllPairs, Pairs
+from dmdenv.potentials import Potential
+from dmdenv.pytree import pytree
+from dmdenv.space import Space
+
+
+@pytree
+class BrownianState(StochasticState):
+    """Particles without inertia: `velocities` are and stay zero."""
+
+    noise: jax.Array  # [n, d], standard normal; half of the next step's noise
+
+
+@pytree
+class Brownian(Integrator[BrownianState]):
+    """Brownian dynamics. Conserves `U - heat` but for the error of the time step.
+
+    Args:
+        dt: time step, unit time.
+        temperature: unit energy.
+        friction: gamma, `[]` or `[n]`, unit 1 / time, as in `Langevin`: the drag is `m gamma`, the diffusion
+            coefficient `D = T / (m gamma)`.
+
+    Raises:
+        ValueError: for a concrete time step or friction that is not positive, or a negative temperature.
+    """
+
+    _: dataclasses.KW_ONLY
+    dt: jax.Array
+    temperature: jax.Array
+    friction: jax.Array
+
+    def __post_init__(self):
+        object.__setattr__(self, "dt", number("dt", self.dt, above=0.0))
+        object.__setattr__(self, "temperature", number("temperature", self.temperature, at_least=0.0))
+        object.__setattr__(self, "friction", number("friction", self.friction, above=0.0, shapes=1))
+
+    def init(
+        self,
+        potential: Potential,
+        space: Space,
+        positions: jax.Array,
+        *,
+        velocities: jax.Array | None = None,
+        masses: jax.Array | float = 1.0,
+        pairs: Pairs = AllPairs(),
+        key: jax.Array | None = None,
+    ) -> BrownianState:
+        if velocities is not None:
+            raise ValueError("velocities given; valid: None, since Brownian particles have no inertia")
+        key, draw = jax.random.split(needed_key(key, "the noise"))
+        positions = jnp.asarray(positions)
+        return BrownianState.start(
+            potential,
+            space,
+            positions,
+            velocities=None,
+            masses=masses,
+            pairs=pairs,
+            key=key,
+            heat=jnp.zeros((), positions.dtype),
+            noise=jax.random.normal(draw, positions.shape, positions.dtype),
+        )
+
+    def step(self, potential: Potential, state: BrownianState) -> BrownianState:
+        mobility = 1.0 / (state.masses[:, None] * for_particles(self.friction))
+        key, draw = jax.random.split(state.key)
+        noise = jax.random.normal(draw, state.positions.shape, state.positions.dtype)
+        drift = self.dt * mobility * state.forces
+        spread = jnp.sqrt(self.temperature) * jnp.sqrt(0.5 * self.dt * mobility) * (state.noise + noise)
+        displacement, forces = drift + spread, state.forces
+        state = state.moved_to(potential, state.positions + displacement)
+        heat = -0.5 * jnp.sum((forces + state.forces) * displacement)
+        return state.replace(time=state.time + self.dt, key=key, noise=noise, heat=state.heat + heat)
+
+    def conserved(self, potential: Potential, state: BrownianState) -> jax.Array:
+        """`U - heat`, `[]`: the heat is the work against the forces, by the midpoint (Stratonovich) rule.
+
+        Reference: Sekimoto, Prog. Theor. Phys. Suppl. 130, 17 (1998), section 2.
+        """
+        return potential.energy(state.space, state.positions, state.pairs) - state.heat

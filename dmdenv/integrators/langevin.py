@@ -1,0 +1,101 @@
+"""Constant temperature, by friction and noise: Langevin dynamics in the BAOAB splitting.
+
+    m dv = F dt - m gamma v dt + sqrt(2 m gamma T) dW
+
+    B   v <- v + (dt / 2) F / m
+    A   r <- r + (dt / 2) v
+    O   v <- c v + sqrt((1 - c^2) T / m) R,    c = exp(-gamma dt)
+    A   r <- r + (dt / 2) v
+    B   v <- v + (dt / 2) F / m
+
+O solves the friction and the noise exactly. Averages over configurations err by dt^2, by dt^4 at high friction, and
+not at all in a harmonic well. The noise R is standard normal and does not depend on a parameter, so gradients flow
+through the temperature, the friction, the masses and the forces.
+
+References: Leimkuhler and Matthews, Appl. Math. Res. Express 2013, 34; J. Chem. Phys. 138, 174102 (2013). The account
+of the heat: Bussi and Parrinello, Phys. Rev. E 75, 056707 (2007).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from dmdenv.integrators.base import Integrator, for_particles, needed_key, number
+from dmdenv.integrators.nve import total_energy
+from dmdenv.integrators.state import StochasticState
+from dmdenv.integrators.velocities import maxwell_boltzmann
+from dmdenv.neighbors import AllPairs, Pairs
+from dmdenv.potentials import Potential
+from dmdenv.pytree import pytree
+from dmdenv.space import Space
+
+
+@pytree
+class Langevin(Integrator[StochasticState]):
+    """Langevin dynamics, by BAOAB. Conserves `U + K - heat` but for the error of the time step.
+
+    Momentum is not conserved: all `d n` degrees of freedom have the temperature.
+
+    Args:
+        dt: time step, unit time.
+        temperature: unit energy.
+        friction: gamma, `[]` or `[n]`, unit 1 / time: velocities forget in 1 / gamma, free particles diffuse with
+            `D = T / (m gamma)`.
+
+    Raises:
+        ValueError: for a concrete time step or friction that is not positive, or a negative temperature.
+    """
+
+    _: dataclasses.KW_ONLY
+    dt: jax.Array
+    temperature: jax.Array
+    friction: jax.Array
+
+    def __post_init__(self):
+        object.__setattr__(self, "dt", number("dt", self.dt, above=0.0))
+        object.__setattr__(self, "temperature", number("temperature", self.temperature, at_least=0.0))
+        object.__setattr__(self, "friction", number("friction", self.friction, above=0.0, shapes=1))
+
+    def init(
+        self,
+        potential: Potential,
+        space: Space,
+        positions: jax.Array,
+        *,
+        velocities: jax.Array | None = None,
+        masses: jax.Array | float = 1.0,
+        pairs: Pairs = AllPairs(),
+        key: jax.Array | None = None,
+    ) -> StochasticState:
+        key, draw = jax.random.split(needed_key(key, "the noise"))
+        state = StochasticState.start(
+            potential,
+            space,
+            positions,
+            velocities=velocities,
+            masses=masses,
+            pairs=pairs,
+            key=key,
+            heat=jnp.zeros((), jnp.asarray(positions).dtype),
+        )
+        if velocities is not None:
+            return state
+        thermal = maxwell_boltzmann(draw, state.masses, self.temperature, state.positions.shape[1], zero_momentum=False)
+        return state.replace(velocities=thermal)
+
+    def step(self, potential: Potential, state: StochasticState) -> StochasticState:
+        dt, T, gamma, m = self.dt, self.temperature, for_particles(self.friction), state.masses[:, None]
+        key, draw = jax.random.split(state.key)
+        R = jax.random.normal(draw, state.positions.shape, state.positions.dtype)
+        v = state.velocities + 0.5 * dt * state.forces / m
+        r = state.positions + 0.5 * dt * v
+        before = v
+        v = jnp.exp(-gamma * dt) * v + jnp.sqrt(-jnp.expm1(-2.0 * gamma * dt)) * (jnp.sqrt(T) / jnp.sqrt(m)) * R
+        heat = 0.5 * jnp.sum(m * (v**2 - before**2))
+        state = state.moved_to(potential, r + 0.5 * dt * v)
+        v = v + 0.5 * dt * state.forces / m
+        return state.replace(velocities=v, time=state.time + dt, key=key, heat=state.heat + heat)
+
+    def conserved(self, potential: Potential, state: StochasticState) -> jax.Array:
+        return total_energy(potential, state) - state.heat

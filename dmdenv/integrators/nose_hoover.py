@@ -1,0 +1,174 @@
+"""Constant temperature without noise: Nose-Hoover chains.
+
+A chain of M thermostats (positions xi_k, velocities w_k, masses Q_k) is coupled to the kinetic energy:
+
+    v_i' = F_i / m_i - w_1 v_i,     xi_k' = w_k
+    w_1' = (2 K - N T) / Q_1 - w_1 w_2
+    w_k' = (Q_(k-1) w_(k-1)^2 - T) / Q_k - w_k w_(k+1)      (no w_(M+1))
+
+with N degrees of freedom, Q_1 = N T tau^2 and Q_k = T tau^2. They conserve
+
+    H = U + K + sum_k Q_k w_k^2 / 2 + N T xi_1 + T sum_(k>1) xi_k .
+
+A step is a half step of the chain, one of velocity Verlet, a half step of the chain: symmetric in time. The half step
+of the chain is itself split in a symmetric way, of order 2, 4 or 6 by Suzuki's and Yoshida's weights.
+
+Reference: Martyna, Tuckerman, Tobias and Klein, Mol. Phys. 87, 1117 (1996), sections 2 and 4; the weights: Yoshida,
+Phys. Lett. A 150, 262 (1990), solution A of order 6, and Suzuki, J. Math. Phys. 32, 400 (1991).
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dmdenv.integrators.base import Integrator, degrees_of_freedom, needed_key, number
+from dmdenv.integrators.nve import total_energy, velocity_verlet
+from dmdenv.integrators.state import State
+from dmdenv.integrators.velocities import maxwell_boltzmann
+from dmdenv.neighbors import AllPairs, Pairs
+from dmdenv.potentials import Potential
+from dmdenv.pytree import pytree, static
+from dmdenv.space import Space
+
+
+def _symmetric(*half: float) -> tuple[float, ...]:
+    """Weights that add up to 1, the same from both ends."""
+    return (*half, 1.0 - 2.0 * sum(half), *reversed(half))
+
+
+_WEIGHTS = {
+    1: (1.0,),
+    3: _symmetric(1.0 / (2.0 - 2.0 ** (1.0 / 3.0))),
+    5: _symmetric(*2 * [1.0 / (4.0 - 4.0 ** (1.0 / 3.0))]),
+    7: _symmetric(0.784513610477560, 0.235573213359357, -1.17767998417887),
+}
+
+
+@pytree
+class NoseHooverState(State):
+    """A state with its chain of thermostats."""
+
+    thermostat_positions: jax.Array  # xi, [M], no unit
+    thermostat_velocities: jax.Array  # w, [M], unit 1 / time
+
+
+@pytree
+class NoseHoover(Integrator[NoseHooverState]):
+    """Nose-Hoover chains. Conserves H above while the temperature is not changed.
+
+    Args:
+        dt: time step, unit time.
+        temperature: unit energy.
+        relaxation_time: tau, unit time: the period with which the thermostat answers is about 2 pi tau / sqrt(2).
+        degrees_of_freedom: N. By default `d (n - 1)`: forces between particles conserve the total momentum, which must
+            be zero then. Give `d n` where walls or external fields do not conserve it.
+        chain_length: M.
+        weights: the number of Suzuki-Yoshida weights: 1, 3, 5 or 7.
+        substeps: how often the half step of the chain is divided, besides.
+
+    Raises:
+        ValueError: for a concrete time step that is not finite (a negative one goes back in time); a temperature,
+            relaxation time or number of degrees of freedom that is not positive; a chain or a number of substeps
+            below 1; another number of weights.
+    """
+
+    _: dataclasses.KW_ONLY
+    dt: jax.Array
+    temperature: jax.Array
+    relaxation_time: jax.Array
+    degrees_of_freedom: jax.Array | None = None
+    chain_length: int = static(default=3)
+    weights: Literal[1, 3, 5, 7] = static(default=3)
+    substeps: int = static(default=1)
+
+    def __post_init__(self):
+        object.__setattr__(self, "dt", number("dt", self.dt))
+        object.__setattr__(self, "temperature", number("temperature", self.temperature, above=0.0))
+        object.__setattr__(self, "relaxation_time", number("relaxation_time", self.relaxation_time, above=0.0))
+        if self.degrees_of_freedom is not None:
+            freedom = number("degrees_of_freedom", self.degrees_of_freedom, above=0.0)
+            object.__setattr__(self, "degrees_of_freedom", freedom)
+        for name in ("chain_length", "substeps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}; valid: 1 or more")
+        if self.weights not in _WEIGHTS:
+            raise ValueError(f"weights = {self.weights!r}; valid: {', '.join(map(str, _WEIGHTS))}")
+
+    def init(
+        self,
+        potential: Potential,
+        space: Space,
+        positions: jax.Array,
+        *,
+        velocities: jax.Array | None = None,
+        masses: jax.Array | float = 1.0,
+        pairs: Pairs = AllPairs(),
+        key: jax.Array | None = None,
+    ) -> NoseHooverState:
+        rest = jnp.zeros(self.chain_length, jnp.asarray(positions).dtype)
+        state = NoseHooverState.start(
+            potential,
+            space,
+            positions,
+            velocities=velocities,
+            masses=masses,
+            pairs=pairs,
+            thermostat_positions=rest,
+            thermostat_velocities=rest,
+        )
+        degrees_of_freedom(self.degrees_of_freedom, state)
+        if velocities is not None:
+            return state
+        key = needed_key(key, "velocities at the temperature, which are not given")
+        return state.replace(
+            velocities=maxwell_boltzmann(key, state.masses, self.temperature, state.positions.shape[1])
+        )
+
+    def step(self, potential: Potential, state: NoseHooverState) -> NoseHooverState:
+        state = velocity_verlet(potential, self._half_step_of_chain(state), self.dt)
+        return self._half_step_of_chain(state)
+
+    def conserved(self, potential: Potential, state: NoseHooverState) -> jax.Array:
+        xi, w = state.thermostat_positions, state.thermostat_velocities
+        N, Q = self._freedom_and_masses(state)
+        chain = 0.5 * jnp.sum(Q * w**2) + self.temperature * (N * xi[0] + jnp.sum(xi[1:]))
+        return total_energy(potential, state) + chain
+
+    def _freedom_and_masses(self, state: NoseHooverState) -> tuple[jax.Array, jax.Array]:
+        """N `[]` and Q `[M]`."""
+        N = degrees_of_freedom(self.degrees_of_freedom, state)
+        coupled = [N] + [jnp.ones_like(N)] * (self.chain_length - 1)  # degrees of freedom that each one rules
+        return N, self.temperature * self.relaxation_time**2 * jnp.stack(coupled)
+
+    def _half_step_of_chain(self, state: NoseHooverState) -> NoseHooverState:
+        T, M = self.temperature, self.chain_length
+        N, Q = self._freedom_and_masses(state)
+
+        def kicked(w: list[jax.Array], k: int, K2: jax.Array, h: jax.Array) -> jax.Array:
+            """w_k after the time h, in the force of the thermostat before it and the drag of the one behind."""
+            G = ((K2 - N * T) if k == 0 else (Q[k - 1] * w[k - 1] ** 2 - T)) / Q[k]
+            if k == M - 1:
+                return w[k] + h * G
+            drag = jnp.exp(-0.5 * h * w[k + 1])
+            return (w[k] * drag + h * G) * drag
+
+        def piece(carry: tuple[jax.Array, jax.Array, jax.Array], weight: jax.Array):
+            xi, packed, scale = carry
+            h = 0.5 * weight * self.dt  # the length of this piece
+            w = list(packed)
+            for k in reversed(range(M)):
+                w[k] = kicked(w, k, scale**2 * twice_kinetic, 0.5 * h)
+            scale = scale * jnp.exp(-h * w[0])
+            xi = xi + h * jnp.stack(w)
+            for k in range(M):
+                w[k] = kicked(w, k, scale**2 * twice_kinetic, 0.5 * h)
+            return (xi, jnp.stack(w), scale), None
+
+        twice_kinetic = 2.0 * state.kinetic_energy
+        weights = np.tile(np.asarray(_WEIGHTS[self.weights]) / self.substeps, self.substeps)
+        start = state.thermostat_positions, state.thermostat_velocities, jnp.ones_like(twice_kinetic)
+        (xi, w, scale), _ = jax.lax.scan(piece, start, jnp.asarray(weights, start[0].dtype))
+        return state.replace(velocities=scale * state.velocities, thermostat_positions=xi, thermostat_velocities=w)

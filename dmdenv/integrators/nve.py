@@ -1,0 +1,74 @@
+"""Constant energy: velocity Verlet.
+
+    v <- v + (dt / 2) F(r) / m,    r <- r + dt v,    v <- v + (dt / 2) F(r) / m
+
+Symplectic and time-reversible; the error of a trajectory and the fluctuation of the energy fall as dt^2.
+
+Reference: Swope, Andersen, Berens and Wilson, J. Chem. Phys. 76, 637 (1982), appendix; Allen and Tildesley, Computer
+Simulation of Liquids, 2nd ed. (2017), section 3.2.1.
+"""
+
+import dataclasses
+from typing import TypeVar
+
+import jax
+
+from dmdenv.integrators.base import Integrator, number
+from dmdenv.integrators.state import State
+from dmdenv.neighbors import AllPairs, Pairs
+from dmdenv.potentials import Potential
+from dmdenv.pytree import pytree
+from dmdenv.space import Space
+
+S = TypeVar("S", bound=State)
+
+
+@pytree
+class NVE(Integrator[State]):
+    """Newton's equations, by velocity Verlet. Conserves `U + K`.
+
+    Args:
+        dt: time step, unit time; a negative one goes back in time.
+
+    Raises:
+        ValueError: for a concrete `dt` that is not finite.
+    """
+
+    _: dataclasses.KW_ONLY
+    dt: jax.Array
+
+    def __post_init__(self):
+        object.__setattr__(self, "dt", number("dt", self.dt))
+
+    def init(
+        self,
+        potential: Potential,
+        space: Space,
+        positions: jax.Array,
+        *,
+        velocities: jax.Array | None = None,
+        masses: jax.Array | float = 1.0,
+        pairs: Pairs = AllPairs(),
+        key: jax.Array | None = None,
+    ) -> State:
+        return State.start(potential, space, positions, velocities=velocities, masses=masses, pairs=pairs)
+
+    def step(self, potential: Potential, state: State) -> State:
+        return velocity_verlet(potential, state, self.dt)
+
+    def conserved(self, potential: Potential, state: State) -> jax.Array:
+        return total_energy(potential, state)
+
+
+def velocity_verlet(potential: Potential, state: S, dt: jax.Array) -> S:
+    """One step of velocity Verlet, for whichever method contains it."""
+    masses = state.masses[:, None]
+    velocities = state.velocities + 0.5 * dt * state.forces / masses
+    state = state.moved_to(potential, state.positions + dt * velocities)
+    velocities = velocities + 0.5 * dt * state.forces / masses
+    return state.replace(velocities=velocities, time=state.time + dt)
+
+
+def total_energy(potential: Potential, state: State) -> jax.Array:
+    """`U + K`, `[]`."""
+    return potential.energy(state.space, state.positions, state.pairs) + state.kinetic_energy

@@ -1,0 +1,162 @@
+"""What a minimiser is: `init` and `step`; what it carries and what its steps share."""
+
+import abc
+import dataclasses
+from typing import Any, Generic, TypeVar
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from dmdenv.integrators.base import number
+from dmdenv.integrators.state import check_reach, overflow, refreshed
+from dmdenv.minimizers import box as boxes
+from dmdenv.minimizers.box import Box
+from dmdenv.neighbors import AllPairs, NeighborList, Pairs
+from dmdenv.potentials import Potential
+from dmdenv.pytree import Replaceable, pytree, static
+from dmdenv.space import Space, norm
+
+Direction = tuple[jax.Array, ...]  # [n, d] of the particles and, where the box is free, [d, d] of the box, unit length
+
+
+@pytree
+class State(Replaceable):
+    """A configuration on its way to a minimum. Made by a minimiser's `init`, moved on by its `step`."""
+
+    space: Space
+    positions: jax.Array  # [n, d], unit length; not wrapped
+    forces: jax.Array  # [n, d], unit energy / length, at these positions
+    box_force: jax.Array | None  # [d, d], unit energy / length, `P(W - p V 1) / l`; None where the box is fixed
+    pairs: Pairs
+
+    @property
+    def direction(self) -> Direction:
+        """Downhill: minus the derivative of the energy, or of the enthalpy where the box is free."""
+        return (self.forces,) if self.box_force is None else (self.forces, self.box_force)
+
+    @property
+    def largest_force(self) -> jax.Array:
+        """`max_i |F_i|`, `[]`, unit energy / length; NaN where a force is."""
+        return jnp.sqrt(jnp.max(jnp.sum(self.forces**2, axis=1)))
+
+    @property
+    def largest_stress(self) -> jax.Array:
+        """What the box still feels, `max_ab |P(W / V - p)_ab|`, `[]`, unit pressure; 0 where it is fixed.
+
+        For an isotropic box that is the deviation of the pressure from its target.
+        """
+        if self.box_force is None:
+            return jnp.zeros((), self.positions.dtype)
+        scale = boxes.length(self.space, self.positions) / self.space.volume(self.positions.shape[1])
+        return scale * jnp.max(jnp.abs(self.box_force))
+
+    @property
+    def overflow(self) -> jax.Array:
+        """bool []: a capacity of the neighbour list has been exceeded, so that pairs may be missing."""
+        return overflow(self.pairs)
+
+
+S = TypeVar("S", bound=State)
+
+
+@pytree
+class Minimizer(Replaceable, abc.ABC, Generic[S]):
+    """A way downhill in the energy of the positions, or in the enthalpy U + p V of positions and box.
+
+    A minimiser is a pytree whose leaves are its dynamic parameters. Everything is pure and differentiable: a fixed
+    number of steps may be scanned and differentiated; `minimize` stops by itself, and goes forward only.
+
+    Args:
+        box: what the box may do: "fixed", "isotropic" (change its size), "axes" (each side by itself), "cell" (size
+            and shape, of a `Triclinic` space).
+        pressure: p, unit energy / length^d, for a box that is not fixed.
+
+    Raises:
+        ValueError: for another `box`, a pressure that is not finite, or a pressure on a fixed box.
+    """
+
+    _: dataclasses.KW_ONLY
+    box: Box = static(default="fixed")
+    pressure: jax.Array = 0.0  # pyright: ignore[reportAssignmentType]
+
+    def __post_init__(self):
+        boxes.check_mode(self.box)
+        object.__setattr__(self, "pressure", number("pressure", self.pressure))
+        if self.box == "fixed" and not isinstance(self.pressure, jax.core.Tracer) and np.any(self.pressure != 0):
+            raise ValueError(f"pressure = {self.pressure} on a fixed box; valid: 0, or box='isotropic', 'axes', 'cell'")
+
+    @abc.abstractmethod
+    def init(self, potential: Potential, space: Space, positions: jax.Array, *, pairs: Pairs = AllPairs()) -> S:
+        """The state to start from.
+
+        Args:
+            potential: what to minimise.
+            space: where the particles are.
+            positions: `[n, d]`, unit length.
+            pairs: `AllPairs()`, or a neighbour list that reaches as far as the potential.
+
+        Raises:
+            ValueError: for positions that are not `[n, d]` floats, a neighbour list that reaches less far than the
+                potential, or a space without the degrees of freedom of `box`.
+        """
+
+    @abc.abstractmethod
+    def step(self, potential: Potential, state: S) -> S:
+        """The state one step further; one evaluation of the forces, and of the virial where the box is free."""
+
+    def objective(self, potential: Potential, state: S) -> jax.Array:
+        """What is minimised, `[]`, unit energy: U, or U + p V where the box is free."""
+        energy = potential.energy(state.space, state.positions, state.pairs)
+        if self.box == "fixed":
+            return energy
+        return energy + self.pressure * state.space.volume(state.positions.shape[1])
+
+    def _started(
+        self, kind: type[S], potential: Potential, space: Space, positions: jax.Array, pairs: Pairs, **own: Any
+    ) -> S:
+        """The first state at checked positions; `own` is what the method adds."""
+        check_reach(potential, pairs)
+        d = positions.shape[1]
+        space = boxes.prepared(self.box, space, d)
+        if isinstance(pairs, NeighborList):
+            pairs = pairs.replace(space=boxes.prepared(self.box, pairs.space, d))
+        state = kind(space=space, positions=positions, forces=positions, box_force=None, pairs=pairs, **own)
+        return self._evaluated(potential, state)
+
+    def _moved(self, potential: Potential, state: S, displacement: Direction) -> S:
+        """The state after a displacement of the particles and the box, with its forces."""
+        space, positions = state.space, state.positions + displacement[0]
+        if self.box != "fixed":
+            strain = displacement[1] / boxes.length(space, positions)
+            space, positions = boxes.deformed(space, positions, strain)
+        return self._evaluated(potential, state.replace(space=space, positions=positions))
+
+    def _evaluated(self, potential: Potential, state: S) -> S:
+        space, positions = state.space, state.positions
+        pairs = refreshed(state.pairs, space, positions)
+        state = state.replace(pairs=pairs, forces=potential.forces(space, positions, pairs))
+        if self.box == "fixed":
+            return state
+        d = positions.shape[1]
+        push = self.pressure * space.volume(d) * jnp.eye(d, dtype=positions.dtype)
+        net = boxes.projected(self.box, potential.virial(space, positions, pairs) - push)
+        return state.replace(box_force=net / boxes.length(space, positions))
+
+
+def rest(positions: jax.Array, box: Box) -> Direction:
+    """No motion at all, of the particles nor of the box."""
+    d = positions.shape[1]
+    particles = jnp.zeros_like(positions)
+    return (particles,) if box == "fixed" else (particles, jnp.zeros((d, d), positions.dtype))
+
+
+def limited(displacement: Direction, largest: jax.Array | None) -> Direction:
+    """The displacement, shortened as a whole so that no particle and no row of the box moves farther than `largest`."""
+    if largest is None:
+        return displacement
+    farthest = jnp.max(jnp.concatenate([norm(part) for part in displacement]))
+    beyond = farthest > largest
+    factor = jnp.where(beyond, largest / jnp.where(beyond, farthest, 1.0), 1.0)
+    return tuple(factor * part for part in displacement)

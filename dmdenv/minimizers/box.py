@@ -1,0 +1,81 @@
+"""The box as degrees of freedom of a minimisation.
+
+A step deforms the box and all that is in it, r -> F r, by a small strain e in the frame of the present box:
+
+    F = exp(diag e) + (e above the diagonal)
+
+so that volumes stay positive and a lower triangular cell stays lower triangular (the whole box never rotates). What the
+box may do is a linear subspace of strains, with its orthogonal projection P:
+
+| box | strains | degrees of freedom in d dimensions |
+|---|---|---|
+| `"isotropic"` | `e 1` | 1 |
+| `"axes"` | diagonal | d |
+| `"cell"` | upper triangular | d (d + 1) / 2 |
+
+The enthalpy H = U + p V has the derivative `-dH/de = P(W - p V 1)`, with W the virial, at particles that follow the
+strain. Strains and positions are made commensurate by a length: the coordinate of the box is `X = l e` with
+`l = sqrt(n) (V / n)^(1/d)`, its force `P(W - p V 1) / l`. The second derivative of H by X is then a modulus times a
+distance between particles, like the stiffness between particles, whatever n.
+
+Reference: Tadmor, Smith, Bernstein and Kaxiras, Phys. Rev. B 59, 235 (1999), section II, for the box as a deformation
+gradient beside the positions; Pfrommer, Cote, Louie and Cohen, J. Comput. Phys. 131, 233 (1997), for the scaling.
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from dmdenv.space import Periodic, Space, Triclinic
+
+Box = Literal["fixed", "isotropic", "axes", "cell"]
+
+
+def check_mode(box: Box) -> None:
+    """Refuse another word."""
+    if box not in get_args(Box):
+        raise ValueError(f"box = {box!r}; valid: {', '.join(map(repr, get_args(Box)))}")
+
+
+def prepared(box: Box, space: Space, dimension: int) -> Space:
+    """The space with room for these degrees of freedom.
+
+    Raises:
+        ValueError: for a space that does not have them.
+    """
+    if box == "fixed":
+        return space
+    if not isinstance(space, Periodic | Triclinic) or (box == "cell" and not isinstance(space, Triclinic)):
+        valid = "Triclinic" if box == "cell" else "Periodic or Triclinic"
+        raise ValueError(f"box = {box!r} in {type(space).__name__} space; valid: {valid}")
+    return space.replace(box=space.heights(dimension)) if isinstance(space, Periodic) else space
+
+
+def projected(box: Box, tensor: jax.Array) -> jax.Array:
+    """P, `[d, d]` to `[d, d]`: the part of a tensor that the box may follow."""
+    if box == "cell":
+        return jnp.triu(tensor)
+    diagonal = jnp.diag(tensor)
+    if box == "isotropic":
+        diagonal = jnp.full_like(diagonal, jnp.mean(diagonal))
+    return jnp.diag(diagonal)
+
+
+def deformed(space: Space, positions: jax.Array, strain: jax.Array) -> tuple[Space, jax.Array]:
+    """The space and the positions `[n, d]` in it after a strain `[d, d]`."""
+    F = jnp.diag(jnp.exp(jnp.diag(strain))) + jnp.triu(strain, 1)
+    if isinstance(space, Periodic):
+        return space.replace(box=space.box * jnp.diag(F)), positions * jnp.diag(F)[None, :]
+    assert isinstance(space, Triclinic)
+    return space.replace(cell=_product(space.cell, F.T)), _product(positions, F.T)
+
+
+def length(space: Space, positions: jax.Array) -> jax.Array:
+    """`l = sqrt(n) (V / n)^(1/d)`, `[]`: what turns a strain into a coordinate like a position."""
+    n, d = positions.shape
+    return n**0.5 * (space.volume(d) / n) ** (1.0 / d)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)  # accelerators round factors to fewer bits otherwise

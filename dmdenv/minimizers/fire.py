@@ -1,0 +1,135 @@
+"""FIRE 2.0, the fast inertial relaxation engine: dynamics with unit masses, steered downhill.
+
+Let P = F . v be the power, and count the steps since it last was not positive.
+
+- P > 0: once the count exceeds `delay`, the time step grows, `dt <- min(increase dt, longest dt_0)`, and the mixing
+  fades, `alpha <- mixing_decrease alpha`.
+- P <= 0: the time step shrinks, `dt <- decrease dt` unless that falls below `shortest dt_0`, and the mixing starts
+  again, `alpha <- mixing` (both not within the first `delay` steps); `r <- r - dt v / 2` with the dt of the last step,
+  then v <- 0.
+
+Then a step of the semi-implicit Euler method with the mixing inside:
+
+    v <- v + dt F,    v <- (1 - alpha) v + alpha |v| F / |F|,    r <- r + dt v
+
+The forces are those before `r - dt v / 2`, so that a step costs one evaluation.
+
+References: Guenole, Noehring, Vaid, Houlle, Xie, Prakash and Bitzek, Comput. Mater. Sci. 175, 109584 (2020), section 2
+and its recommended parameters; the first FIRE: Bitzek, Koskinen, Gaehler, Moseler and Gumbsch, Phys. Rev. Lett. 97,
+170201 (2006).
+"""
+
+import dataclasses
+import functools
+import operator
+
+import jax
+import jax.numpy as jnp
+
+from dmdenv.integrators.base import number
+from dmdenv.integrators.state import checked_positions
+from dmdenv.minimizers.base import Direction, Minimizer, State, limited, rest
+from dmdenv.neighbors import AllPairs, Pairs
+from dmdenv.potentials import Potential
+from dmdenv.pytree import pytree, static
+from dmdenv.space import Space
+
+
+@pytree
+class FIREState(State):
+    """A state of FIRE, which remembers its motion."""
+
+    velocities: Direction  # [n, d] of the particles and, where the box is free, [d, d] of the box
+    dt: jax.Array  # float [], the present time step
+    alpha: jax.Array  # float [], the present mixing, no unit
+    downhill: jax.Array  # int32 [], steps since the power last was not positive
+    steps: jax.Array  # int32 [], steps since the start
+
+
+@pytree
+class FIRE(Minimizer[FIREState]):
+    """FIRE 2.0 with the published defaults. Only `dt` depends on the problem.
+
+    Args:
+        dt: the first time step, dt_0, in units of sqrt(length^2 / energy): about a thirtieth of the shortest period.
+        max_displacement: the farthest that a particle may move in a step, unit length; None for no limit. Particles
+            that overlap at first want one, such as a tenth of their diameter.
+        increase, decrease: factors of the time step.
+        longest, shortest: bounds of the time step, in units of dt_0.
+        mixing, mixing_decrease: alpha at the start, and its factor.
+        delay: steps downhill before the time step grows.
+        box, pressure: see `Minimizer`.
+
+    Raises:
+        ValueError: for concrete values that are not positive; `mixing` and `delay` may be 0.
+    """
+
+    _: dataclasses.KW_ONLY
+    dt: jax.Array
+    max_displacement: jax.Array | None = None
+    increase: jax.Array = 1.1  # pyright: ignore[reportAssignmentType]
+    decrease: jax.Array = 0.5  # pyright: ignore[reportAssignmentType]
+    longest: jax.Array = 10.0  # pyright: ignore[reportAssignmentType]
+    shortest: jax.Array = 0.02  # pyright: ignore[reportAssignmentType]
+    mixing: jax.Array = 0.25  # pyright: ignore[reportAssignmentType]
+    mixing_decrease: jax.Array = 0.99  # pyright: ignore[reportAssignmentType]
+    delay: int = static(default=20)
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("dt", "max_displacement", "increase", "decrease", "longest", "shortest", "mixing_decrease"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, number(name, getattr(self, name), above=0.0))
+        object.__setattr__(self, "mixing", number("mixing", self.mixing, at_least=0.0))
+        if self.delay < 0:
+            raise ValueError(f"delay = {self.delay}; valid: 0 or more")
+
+    def init(self, potential: Potential, space: Space, positions: jax.Array, *, pairs: Pairs = AllPairs()) -> FIREState:
+        positions = checked_positions(positions)
+        return self._started(
+            FIREState,
+            potential,
+            space,
+            positions,
+            pairs,
+            velocities=rest(positions, self.box),
+            dt=jnp.asarray(self.dt, positions.dtype),
+            alpha=jnp.asarray(self.mixing, positions.dtype),
+            downhill=jnp.int32(0),
+            steps=jnp.int32(0),
+        )
+
+    def step(self, potential: Potential, state: FIREState) -> FIREState:
+        F, v, dt, alpha = state.direction, state.velocities, state.dt, state.alpha
+        good = _dot(F, v) > 0
+        downhill = jnp.where(good, state.downhill + 1, 0)
+        grow = good & (downhill > self.delay)
+        again = ~good & (state.steps >= self.delay)
+        back = jnp.where(good, 0.0, -0.5 * dt)
+        shorter = jnp.where(self.decrease * dt < self.shortest * self.dt, dt, self.decrease * dt)
+        dt = jnp.where(grow, jnp.minimum(self.increase * dt, self.longest * self.dt), jnp.where(again, shorter, dt))
+        alpha = jnp.where(grow, self.mixing_decrease * alpha, jnp.where(again, self.mixing, alpha))
+
+        taken_back = [back * w for w in v]
+        v = [jnp.where(good, w, 0.0) + dt * f for w, f in zip(v, F, strict=True)]
+        steer = alpha * _length(v) / _positive(_length(F))
+        v = [(1.0 - alpha) * w + steer * f for w, f in zip(v, F, strict=True)]
+        if self.max_displacement is not None:
+            v = limited(tuple(v), self.max_displacement / dt)
+        displacement = tuple(b + dt * w for b, w in zip(taken_back, v, strict=True))
+        state = self._moved(potential, state, displacement)
+        return state.replace(velocities=tuple(v), dt=dt, alpha=alpha, downhill=downhill, steps=state.steps + 1)
+
+
+def _dot(a, b) -> jax.Array:
+    return functools.reduce(operator.add, [jnp.sum(x * y) for x, y in zip(a, b, strict=True)])
+
+
+def _length(a) -> jax.Array:
+    squared = _dot(a, a)
+    return jnp.where(squared > 0, jnp.sqrt(_positive(squared)), 0.0)
+
+
+def _positive(x: jax.Array) -> jax.Array:
+    """x where it is positive, else 1, to divide by."""
+    return jnp.where(x > 0, x, 1.0)

@@ -1,0 +1,50 @@
+"""Gradient descent, `x <- x - step_size dE/dx`.
+
+Stable for step sizes below 2 / k of the stiffest mode. A mode of stiffness k decays by `1 - step_size k` a step.
+
+Reference: Nocedal and Wright, Numerical Optimization, 2nd ed. (2006), section 3.3.
+"""
+
+import dataclasses
+
+import jax
+
+from dmdenv.integrators.base import number
+from dmdenv.integrators.state import checked_positions
+from dmdenv.minimizers.base import Minimizer, State, limited
+from dmdenv.neighbors import AllPairs, Pairs
+from dmdenv.potentials import Potential
+from dmdenv.pytree import pytree
+from dmdenv.space import Space
+
+
+@pytree
+class GradientDescent(Minimizer[State]):
+    """Gradient descent.
+
+    Args:
+        step_size: unit length^2 / energy.
+        max_displacement: the farthest that a particle may move in a step, unit length; None for no limit.
+        box, pressure: see `Minimizer`.
+
+    Raises:
+        ValueError: for a concrete step size or limit that is not positive.
+    """
+
+    _: dataclasses.KW_ONLY
+    step_size: jax.Array
+    max_displacement: jax.Array | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "step_size", number("step_size", self.step_size, above=0.0))
+        if self.max_displacement is not None:
+            limit = number("max_displacement", self.max_displacement, above=0.0)
+            object.__setattr__(self, "max_displacement", limit)
+
+    def init(self, potential: Potential, space: Space, positions: jax.Array, *, pairs: Pairs = AllPairs()) -> State:
+        return self._started(State, potential, space, checked_positions(positions), pairs)
+
+    def step(self, potential: Potential, state: State) -> State:
+        displacement = tuple(self.step_size * force for force in state.direction)
+        return self._moved(potential, state, limited(displacement, self.max_displacement))

@@ -1,0 +1,78 @@
+"""Minimise until the forces vanish."""
+
+from typing import Generic, TypeVar
+
+import jax
+import jax.core
+import jax.numpy as jnp
+
+from dmdenv.integrators.base import number
+from dmdenv.minimizers.base import Minimizer, State
+from dmdenv.potentials import Potential
+from dmdenv.pytree import Replaceable, pytree
+
+S = TypeVar("S", bound=State)
+
+
+@pytree
+class Minimum(Replaceable, Generic[S]):
+    """Where `minimize` has stopped."""
+
+    state: S
+    converged: jax.Array  # bool []: both tolerances are met, and the neighbour list has not overflown
+    steps: jax.Array  # int32 []
+
+
+def minimize(
+    minimizer: Minimizer[S],
+    potential: Potential,
+    state: S,
+    *,
+    tolerance: jax.Array | float,
+    pressure_tolerance: jax.Array | float | None = None,
+    max_steps: int | jax.Array,
+) -> Minimum[S]:
+    """Step until no particle feels a force above the tolerance and the box, where it is free, no stress above its own.
+
+    It goes forward only: a loop without a fixed number of steps has no reverse derivative. Scan `minimizer.step` to
+    differentiate through the steps.
+
+    Args:
+        minimizer: takes the steps.
+        potential: what is minimised.
+        state: from `minimizer.init`.
+        tolerance: of the largest force, `max_i |F_i|`, unit energy / length.
+        pressure_tolerance: of the largest component of the stress that the box may follow, beside the pressure (see
+            `State.largest_stress`), unit energy / length^d; the number of `tolerance` by default.
+        max_steps: where to give up. It is also given up where the neighbour list overflows or a force is not finite.
+
+    Returns:
+        The last state, whether it is a minimum within the tolerances, and the number of steps.
+
+    Raises:
+        ValueError: for a concrete tolerance or number of steps that is negative.
+    """
+    tolerance = number("tolerance", tolerance, at_least=0.0)
+    if pressure_tolerance is None:
+        pressure_tolerance = tolerance
+    pressure_tolerance = number("pressure_tolerance", pressure_tolerance, at_least=0.0)
+    if not isinstance(max_steps, jax.core.Tracer) and max_steps < 0:
+        raise ValueError(f"max_steps = {max_steps}; valid: 0 or more")
+    return _minimize(minimizer, potential, state, tolerance, pressure_tolerance, max_steps)
+
+
+@jax.jit
+def _minimize(minimizer, potential, state, tolerance, pressure_tolerance, max_steps):
+    def unfinished(carry):
+        steps, state = carry
+        # false for NaN, so that a broken state ends the loop
+        above = (state.largest_force > tolerance) | (state.largest_stress > pressure_tolerance)
+        return above & jnp.isfinite(state.largest_force) & ~state.overflow & (steps < max_steps)
+
+    def advance(carry):
+        steps, state = carry
+        return steps + 1, minimizer.step(potential, state)
+
+    steps, state = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), state))
+    converged = (state.largest_force <= tolerance) & (state.largest_stress <= pressure_tolerance) & ~state.overflow
+    return Minimum(state=state, converged=converged, steps=steps)
