@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 import dmdenv.neighbors
+from dmdenv.cells import longest_run
 from dmdenv.neighbor_sum import neighbor_sum
 from dmdenv.neighbors import AllPairs, NeighborList, allocate, update
 from dmdenv.space import Free, Periodic, Triclinic
@@ -272,9 +273,10 @@ def test_too_many_neighbours_set_the_flag_and_it_sticks():
 
 def test_too_many_particles_in_a_run_of_cells_set_the_flag_and_it_sticks():
     x, space, neighbors = gas_with_little_room()
-    tight = neighbors.replace(
-        run_capacity=neighbors.run_capacity - 1, indices=jnp.zeros((len(x) - 1, len(x)), jnp.int32)
-    )
+    longest = int(longest_run(space, x, neighbors.cutoff + neighbors.skin, neighbors.cells))
+    everybody = jnp.zeros((len(x) - 1, len(x)), jnp.int32)
+    assert not rebuilt(neighbors.replace(run_capacity=longest, indices=everybody), space, x).overflow
+    tight = neighbors.replace(run_capacity=longest - 1, indices=everybody)
     flagged = rebuilt(tight, space, x)
     assert flagged.overflow
     k, across = np.arange(len(x)), neighbors.cells[1]
