@@ -27,7 +27,7 @@ from dmdenv.in_batch import max_in_batch
 from dmdenv.particles_last import over_particles
 from dmdenv.space import Free, Space, Triclinic
 
-_WORD = 32  # candidates in a segment: bits of an unsigned integer
+WORD = 32  # candidates in a segment: bits of an unsigned integer
 _ALONG, _ACROSS = 8, 2  # cells to each side that hold all neighbours: along x, and along the other axes
 
 
@@ -36,6 +36,7 @@ class Neighbors(NamedTuple):
 
     indices: jax.Array  # int32 [capacity, n]; a particle's own index pads its column
     columns: jax.Array  # int32 [], the largest number of neighbours, perhaps beyond the capacity
+    longest_run: jax.Array  # int32 [], the largest number of candidates of a particle in a row
     overflow: jax.Array  # bool [], a capacity was exceeded or the cells do not fit the box: pairs may be missing
 
 
@@ -82,7 +83,7 @@ def find_neighbors(
     within = reach**2
 
     rows = _rows(space, cells)
-    words_a_row = math.ceil(run_capacity / _WORD)
+    words_a_row = math.ceil(run_capacity / WORD)
     bits = math.ceil(run_capacity / words_a_row)
     segments = len(rows) * words_a_row
 
@@ -120,8 +121,9 @@ def find_neighbors(
     indices = jnp.broadcast_to(own[None, :], (capacity, n))
     used = max_in_batch(jnp.minimum(columns, capacity))
     *_, indices = lax.fori_loop(0, used, read_column, (_nonzero(words), nothing, nowhere, indices))
-    overflow = sorted_.misfit | (jnp.max(longest, initial=0) > run_capacity) | (columns > capacity)
-    return Neighbors(indices, columns, overflow)
+    longest_run = jnp.max(longest, initial=0)
+    overflow = sorted_.misfit | (longest_run > run_capacity) | (columns > capacity)
+    return Neighbors(indices, columns, longest_run, overflow)
 
 
 # --- sorting ----------------------------------------------------------------------------------------------------------
@@ -250,8 +252,8 @@ def _row_beside(coordinates: jax.Array, offset: jax.Array | np.ndarray, cells: t
 def _nonzero(words: jax.Array) -> jax.Array:
     """One bit a word, set where it is not zero: uint32 `[segments, n]` to uint32 `[ceil(segments / 32), n]`."""
     segments, n = words.shape
-    padded = jnp.pad(words != 0, ((0, -segments % _WORD), (0, 0))).reshape(-1, _WORD, n)
-    shifts = lax.iota(jnp.uint32, _WORD)[None, :, None]
+    padded = jnp.pad(words != 0, ((0, -segments % WORD), (0, 0))).reshape(-1, WORD, n)
+    shifts = lax.iota(jnp.uint32, WORD)[None, :, None]
     return jnp.sum(padded.astype(jnp.uint32) << shifts, axis=1, dtype=jnp.uint32)
 
 
@@ -263,7 +265,7 @@ def _take_lowest_bit(sets: jax.Array, asked: jax.Array) -> tuple[jax.Array, jax.
     number, found, left = jnp.zeros(sets.shape[1], jnp.int32), jnp.zeros_like(asked), []
     for q, word in enumerate(sets):
         take = asked & ~found & (word != 0)
-        number = jnp.where(take, _WORD * q + _lowest_bit(word), number)
+        number = jnp.where(take, WORD * q + _lowest_bit(word), number)
         left.append(jnp.where(take, word & (word - 1), word))
         found = found | take
     return jnp.stack(left), number, found

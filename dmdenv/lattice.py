@@ -164,7 +164,7 @@ def chain_melt(
     between successive bonds is uniform on what that leaves. Chains know nothing of each other and overlap. To make a
     melt of them, for example with `melt = chain_melt(...)`:
 
-    1. Push the overlaps off with the bonds in place and a soft repulsion between all other pairs, finite where two
+    1. Push the overlaps off with the bonds in place and a soft repulsion between all pairs, finite where two
        particles meet, `A (1 + cos(pi r / rc))` with rc = 2^(1/6): run Langevin dynamics at temperature 1 while A
        grows from 4 to 100 over some 10^4 steps.
     2. Exchange the soft repulsion for the real one (WCA) and equilibrate, with small time steps at first.

@@ -6,6 +6,7 @@ complete for `cutoff` until two particles have moved as far as the skin together
 `vmap` too.
 """
 
+import functools
 import math
 
 import jax
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dmdenv.cells import choose_cells, find_neighbors, longest_run
+from dmdenv.cells import WORD, Neighbors, choose_cells, find_neighbors
 from dmdenv.in_batch import any_in_batch
 from dmdenv.particles_last import over_particles
 from dmdenv.pytree import Replaceable, pytree, static
@@ -108,10 +109,13 @@ def allocate(space: Space, positions: jax.Array, *, cutoff: float, skin: float, 
             f"cutoff = {cutoff} in a box of {np.asarray(box, float).tolist()}; valid: up to half the shortest side"
             f" (of a cell: half its smallest diagonal element), {largest:g}"
         )
-    cells = choose_cells(space, positions, cutoff + skin)
-    longest = int(jax.jit(longest_run, static_argnums=3)(space, positions, jnp.asarray(cutoff + skin), cells))
-    empty = NeighborList(
-        indices=jnp.zeros((1, len(positions)), jnp.int32),
+    cells, reach = choose_cells(space, positions, cutoff + skin), jnp.asarray(cutoff + skin, positions.dtype)
+    run_capacity = WORD  # room up to whole words costs nothing
+    while (found := _count(space, positions, reach, cells, run_capacity)).longest_run * slack > run_capacity:
+        run_capacity = WORD * math.ceil(slack * int(found.longest_run) / WORD)
+    capacity = min(math.ceil(slack * max(1, int(found.columns))), max(1, len(positions) - 1))
+    unbuilt = NeighborList(
+        indices=jnp.zeros((capacity, len(positions)), jnp.int32),
         columns=jnp.int32(0),
         positions=positions,
         space=space,
@@ -119,11 +123,17 @@ def allocate(space: Space, positions: jax.Array, *, cutoff: float, skin: float, 
         skin=jnp.asarray(skin, positions.dtype),
         overflow=jnp.asarray(False),
         cells=cells,
-        run_capacity=min(math.ceil(slack * max(1, longest)), len(positions)),
+        run_capacity=run_capacity,
     )
-    needed = int(jax.jit(_build)(empty, space, positions).columns)
-    capacity = min(math.ceil(slack * max(1, needed)), max(1, len(positions) - 1))
-    return jax.jit(_build)(empty.replace(indices=jnp.zeros((capacity, len(positions)), jnp.int32)), space, positions)
+    return jax.jit(_build)(unbuilt, space, positions)
+
+
+@functools.partial(jax.jit, static_argnames=("cells", "run_capacity"))
+def _count(
+    space: Space, positions: jax.Array, reach: jax.Array, cells: tuple[int, ...], run_capacity: int
+) -> Neighbors:
+    """How long runs and columns are."""
+    return find_neighbors(space, positions, reach, cells=cells, run_capacity=run_capacity, capacity=1)
 
 
 def empty_like(

@@ -185,12 +185,14 @@ def test_the_gradient_of_a_packing_of_55_discs_equals_finite_differences(packing
     assert np.all(np.abs(by_ratio) > 1)
 
 
+@pytest.mark.slow
 def test_forward_mode_equals_reverse_mode_and_a_list_equals_all_pairs(packing):
     pairs = allocate(Periodic(BOX), packing.positions, cutoff=2.4, skin=0.2)
     forward = jax.jit(jax.jacfwd(observables, argnums=(0, 1)))(1.4, BOX, packing.positions, pairs)
     np.testing.assert_allclose(forward, jacobians(1.4, BOX, packing.positions), rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_batch_of_parameters_equals_a_loop(packing):
     def gradient(ratio):
         found = relax(ratio, BOX, packing.positions)
@@ -305,7 +307,7 @@ def test_a_solve_that_does_not_converge_is_never_taken_for_an_answer(packing):
 # --- box --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("box", ["isotropic", "cell"])
+@pytest.mark.parametrize("box", ["isotropic", pytest.param("cell", marks=pytest.mark.slow)])
 def test_a_crystal_at_a_pressure_has_the_lattice_constant_of_the_closed_form(box):
     """A square lattice of springs of length l: a particle has 2 of them and the area a^2.
 

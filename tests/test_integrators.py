@@ -175,19 +175,19 @@ def test_the_invariant_of_every_chain_errs_by_the_square_of_the_time_step(chain_
 
 
 def test_more_suzuki_yoshida_weights_integrate_the_chain_more_accurately():
-    """Free particles: all the error is the chain's. A fast thermostat shows it."""
+    """Free particles: all the error is the chain's."""
     v = jnp.array([[1.5, -0.4], [0.2, 0.9]])
 
     def error(weights):
         method = NoseHoover(
-            dt=0.1, temperature=0.5, relaxation_time=0.3, degrees_of_freedom=4, chain_length=3, weights=weights
+            dt=0.05, temperature=0.5, relaxation_time=1.0, degrees_of_freedom=4, chain_length=3, weights=weights
         )
         state = method.init(Well(0.0), Free(), jnp.zeros((2, 2)), velocities=v)
         _, H = run(method, Well(0.0), state, 100, conserved)
         return np.max(np.abs(H - method.conserved(Well(0.0), state)))
 
     one, three, seven = error(1), error(3), error(7)
-    assert one > 5 * three > 25 * seven
+    assert one > 100 * three > 100 * 100 * seven
 
 
 def test_a_chain_makes_one_oscillator_canonical_where_a_single_thermostat_does_not():
@@ -440,6 +440,7 @@ def test_an_overflow_of_the_list_is_reported():
     assert run(method, smooth_lennard_jones(), crowded, 1)[0].overflow
 
 
+@pytest.mark.slow
 def test_the_box_may_change_between_steps():
     """An affine compression of a crystal at rest does the work -p dV, with the pressure from the virial."""
     r, side = crystal(4, 1.2)

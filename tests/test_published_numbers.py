@@ -162,6 +162,7 @@ def melt_averages(chains: int, beads: int, *, push: int, equilibration: int, ste
 MELTS = {  # beads: pressure, mean squared end-to-end distance, mean squared radius of gyration
     5: (5.55, 5.2, 0.92),
     25: (4.97, 37.8, 6.3),
+    50: (4.93, 82.7, 13.3),
 }
 
 
@@ -182,9 +183,10 @@ def test_a_small_melt_of_short_chains_has_the_published_size_and_pressure():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("beads", "chains", "equilibration", "steps"), [(5, 200, 5000, 50_000), (25, 160, 30_000, 500_000)]
+    ("beads", "chains", "equilibration", "steps"),
+    [(5, 200, 5000, 50_000), (25, 160, 30_000, 500_000), (50, 140, 50_000, 900_000)],
 )
 def test_melts_have_the_published_size_and_pressure(beads, chains, equilibration, steps):
-    """Chains forget how long they were after some 10 units of time with 5 beads, some 250 with 25."""
+    """Chains forget how long they were after some 10 units of time with 5 beads, some 250 with 25, 1000 with 50."""
     averages = melt_averages(chains, beads, push=10_000, equilibration=equilibration, steps=steps)
     check_melt(averages, beads, fraction=0.05, errors=0.0)

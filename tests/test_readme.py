@@ -19,7 +19,10 @@ def return_of_a_step(env, params):
     return env.step_env(jax.random.key(1), state, jnp.ones(env.action_shape), params)[2]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name == "quench.md")) for page in PAGES],
+)
 def test_the_examples_run(page):
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
     names = {"key": jax.random.key(0), "action": jnp.zeros(32), "rollout_return": return_of_a_step}

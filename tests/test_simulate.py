@@ -145,7 +145,10 @@ def exact(step, steps, **changes):
     return simulate(step, scattered(listed=False, **changes), steps, **CHUNKS)
 
 
-@pytest.mark.parametrize(("step", "steps"), [(CLUMPING, 60), (SHRINKING, 110)], ids=["clump", "shrinking box"])
+@pytest.mark.parametrize(
+    ("step", "steps"),
+    [pytest.param(CLUMPING, 60, id="clump", marks=pytest.mark.slow), pytest.param(SHRINKING, 110, id="shrinking box")],
+)
 def test_a_list_that_overflows_grows_and_no_pair_is_lost(step, steps):
     before, recorder = scattered(), Recorder()
     after = simulate(step, before, steps, writers=[recorder], **CHUNKS)
@@ -158,6 +161,7 @@ def test_a_list_that_overflows_grows_and_no_pair_is_lost(step, steps):
     np.testing.assert_array_equal(recorder.observations[-1], neighbors_of(expected))
 
 
+@pytest.mark.slow
 def test_the_list_of_a_batch_grows():
     """Only the second instance clumps."""
     states = [scattered(seed=seed) for seed in (1, 1)]
