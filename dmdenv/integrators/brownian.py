@@ -18,7 +18,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dmdenv.integrators.base import Integrator, for_particles, needed_key, number
+from dmdenv.integrators.base import Integrator, Scalar, for_particles, needed_key, number
 from dmdenv.integrators.state import StochasticState
 from dmdenv.neighbors import AllPairs, Pairs
 from dmdenv.potentials import Potential
@@ -48,9 +48,9 @@ class Brownian(Integrator[BrownianState]):
     """
 
     _: dataclasses.KW_ONLY
-    dt: jax.Array
-    temperature: jax.Array
-    friction: jax.Array
+    dt: Scalar
+    temperature: Scalar
+    friction: Scalar
 
     def __post_init__(self):
         object.__setattr__(self, "dt", number("dt", self.dt, above=0.0))

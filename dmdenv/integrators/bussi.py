@@ -24,7 +24,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dmdenv.integrators.base import Integrator, degrees_of_freedom, needed_key, number
+from dmdenv.integrators.base import Integrator, Scalar, degrees_of_freedom, needed_key, number
 from dmdenv.integrators.nve import total_energy, velocity_verlet
 from dmdenv.integrators.state import StochasticState
 from dmdenv.integrators.velocities import maxwell_boltzmann
@@ -51,10 +51,10 @@ class Bussi(Integrator[StochasticState]):
     """
 
     _: dataclasses.KW_ONLY
-    dt: jax.Array
-    temperature: jax.Array
-    relaxation_time: jax.Array
-    degrees_of_freedom: jax.Array | None = None
+    dt: Scalar
+    temperature: Scalar
+    relaxation_time: Scalar
+    degrees_of_freedom: Scalar | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "dt", number("dt", self.dt, above=0.0))

@@ -21,7 +21,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dmdenv.integrators.base import Integrator, for_particles, needed_key, number
+from dmdenv.integrators.base import Integrator, Scalar, for_particles, needed_key, number
 from dmdenv.integrators.nve import total_energy
 from dmdenv.integrators.state import StochasticState
 from dmdenv.integrators.velocities import maxwell_boltzmann
@@ -48,9 +48,9 @@ class Langevin(Integrator[StochasticState]):
     """
 
     _: dataclasses.KW_ONLY
-    dt: jax.Array
-    temperature: jax.Array
-    friction: jax.Array
+    dt: Scalar
+    temperature: Scalar
+    friction: Scalar
 
     def __post_init__(self):
         object.__setattr__(self, "dt", number("dt", self.dt, above=0.0))

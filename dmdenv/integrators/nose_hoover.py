@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.integrators.base import Integrator, degrees_of_freedom, needed_key, number
+from dmdenv.integrators.base import Integrator, Scalar, degrees_of_freedom, needed_key, number
 from dmdenv.integrators.nve import total_energy, velocity_verlet
 from dmdenv.integrators.state import State
 from dmdenv.integrators.velocities import maxwell_boltzmann
@@ -76,10 +76,10 @@ class NoseHoover(Integrator[NoseHooverState]):
     """
 
     _: dataclasses.KW_ONLY
-    dt: jax.Array
-    temperature: jax.Array
-    relaxation_time: jax.Array
-    degrees_of_freedom: jax.Array | None = None
+    dt: Scalar
+    temperature: Scalar
+    relaxation_time: Scalar
+    degrees_of_freedom: Scalar | None = None
     chain_length: int = static(default=3)
     weights: Literal[1, 3, 5, 7] = static(default=3)
     substeps: int = static(default=1)

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import jax
 
-from dmdenv.integrators.base import Integrator, number
+from dmdenv.integrators.base import Integrator, Scalar, number
 from dmdenv.integrators.state import State
 from dmdenv.neighbors import AllPairs, Pairs
 from dmdenv.potentials import Potential
@@ -35,7 +35,7 @@ class NVE(Integrator[State]):
     """
 
     _: dataclasses.KW_ONLY
-    dt: jax.Array
+    dt: Scalar
 
     def __post_init__(self):
         object.__setattr__(self, "dt", number("dt", self.dt))

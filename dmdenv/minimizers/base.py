@@ -9,7 +9,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.integrators.base import number
+from dmdenv.integrators.base import Scalar, number
 from dmdenv.integrators.state import check_reach, overflow, refreshed
 from dmdenv.minimizers import box as boxes
 from dmdenv.minimizers.box import Box
@@ -79,7 +79,7 @@ class Minimizer(Replaceable, abc.ABC, Generic[S]):
 
     _: dataclasses.KW_ONLY
     box: Box = static(default="fixed")
-    pressure: jax.Array = 0.0  # pyright: ignore[reportAssignmentType]
+    pressure: Scalar = 0.0
 
     def __post_init__(self):
         boxes.check_mode(self.box)

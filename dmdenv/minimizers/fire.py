@@ -26,7 +26,7 @@ import operator
 import jax
 import jax.numpy as jnp
 
-from dmdenv.integrators.base import number
+from dmdenv.integrators.base import Scalar, number
 from dmdenv.integrators.state import checked_positions
 from dmdenv.minimizers.base import Direction, Minimizer, State, limited, rest
 from dmdenv.neighbors import AllPairs, Pairs
@@ -65,14 +65,14 @@ class FIRE(Minimizer[FIREState]):
     """
 
     _: dataclasses.KW_ONLY
-    dt: jax.Array
-    max_displacement: jax.Array | None = None
-    increase: jax.Array = 1.1  # pyright: ignore[reportAssignmentType]
-    decrease: jax.Array = 0.5  # pyright: ignore[reportAssignmentType]
-    longest: jax.Array = 10.0  # pyright: ignore[reportAssignmentType]
-    shortest: jax.Array = 0.02  # pyright: ignore[reportAssignmentType]
-    mixing: jax.Array = 0.25  # pyright: ignore[reportAssignmentType]
-    mixing_decrease: jax.Array = 0.99  # pyright: ignore[reportAssignmentType]
+    dt: Scalar
+    max_displacement: Scalar | None = None
+    increase: Scalar = 1.1
+    decrease: Scalar = 0.5
+    longest: Scalar = 10.0
+    shortest: Scalar = 0.02
+    mixing: Scalar = 0.25
+    mixing_decrease: Scalar = 0.99
     delay: int = static(default=20)
 
     def __post_init__(self):
@@ -100,15 +100,19 @@ class FIRE(Minimizer[FIREState]):
         )
 
     def step(self, potential: Potential, state: FIREState) -> FIREState:
-        F, v, dt, alpha = state.direction, state.velocities, state.dt, state.alpha
+        F, v = state.direction, state.velocities
+        dt: Scalar = state.dt
+        alpha: Scalar = state.alpha
         good = _dot(F, v) > 0
         downhill = jnp.where(good, state.downhill + 1, 0)
         grow = good & (downhill > self.delay)
         again = ~good & (state.steps >= self.delay)
         back = jnp.where(good, 0.0, -0.5 * dt)
-        shorter = jnp.where(self.decrease * dt < self.shortest * self.dt, dt, self.decrease * dt)
-        dt = jnp.where(grow, jnp.minimum(self.increase * dt, self.longest * self.dt), jnp.where(again, shorter, dt))
-        alpha = jnp.where(grow, self.mixing_decrease * alpha, jnp.where(again, self.mixing, alpha))
+        shorter: Scalar = jnp.where(self.decrease * dt < self.shortest * self.dt, dt, self.decrease * dt)
+        unless_growing: Scalar = jnp.where(again, shorter, dt)
+        dt = jnp.where(grow, jnp.minimum(self.increase * dt, self.longest * self.dt), unless_growing)
+        unless_fading: Scalar = jnp.where(again, self.mixing, alpha)
+        alpha = jnp.where(grow, self.mixing_decrease * alpha, unless_fading)
 
         taken_back = [back * w for w in v]
         v = [jnp.where(good, w, 0.0) + dt * f for w, f in zip(v, F, strict=True)]

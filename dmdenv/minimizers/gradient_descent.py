@@ -9,7 +9,7 @@ import dataclasses
 
 import jax
 
-from dmdenv.integrators.base import number
+from dmdenv.integrators.base import Scalar, number
 from dmdenv.integrators.state import checked_positions
 from dmdenv.minimizers.base import Minimizer, State, limited
 from dmdenv.neighbors import AllPairs, Pairs
@@ -32,8 +32,8 @@ class GradientDescent(Minimizer[State]):
     """
 
     _: dataclasses.KW_ONLY
-    step_size: jax.Array
-    max_displacement: jax.Array | None = None
+    step_size: Scalar
+    max_displacement: Scalar | None = None
 
     def __post_init__(self):
         super().__post_init__()

@@ -56,22 +56,22 @@ class PairPotential(Potential):
 
     def energies(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
         def kernel(a, b):
-            s, _, inside, energy = self._pair(space, a, b)
+            s, _, inside, _, energy = self._pair(space, a, b)
             return jnp.where(inside, 0.5 * energy(s), 0.0)
 
         return neighbor_sum(kernel, self._features(space, positions, pairs), pairs, parity=1)
 
     def forces(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
         def kernel(a, b):
-            s, d, inside, energy = self._pair(space, a, b)
-            return jnp.where(inside & (s > 0), -2.0 * _derivative(energy, s), 0.0) * d
+            s, d, inside, apart, energy = self._pair(space, a, b)
+            return jnp.where(inside & apart, -2.0 * _derivative(energy, s), 0.0) * d
 
         return neighbor_sum(kernel, self._features(space, positions, pairs), pairs, parity=-1)
 
     def virial(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
         def kernel(a, b):
-            s, d, inside, energy = self._pair(space, a, b)
-            return jnp.where(inside & (s > 0), -_derivative(energy, s), 0.0) * d[:, None] * d[None, :]
+            s, d, inside, apart, energy = self._pair(space, a, b)
+            return jnp.where(inside & apart, -_derivative(energy, s), 0.0) * d[:, None] * d[None, :]
 
         return jnp.sum(neighbor_sum(kernel, self._features(space, positions, pairs), pairs, parity=1), axis=0)
 
@@ -85,21 +85,24 @@ class PairPotential(Potential):
         return {**self.parameters, "cutoff": self.cutoff, **onset}
 
     def _pair(self, space: Space, a: dict, b: dict):
-        """Squared distance, displacement, whether it is inside the cutoff, and the truncated energy of s."""
+        """Squared distance s and displacement, whether s is inside the cutoff and above 0, and the energy of s.
+
+        The s that is returned is safe for the energy: neither 0 nor beyond the cutoff.
+        """
         values = of_pair(self._own, a["own"], b["own"])
         unit = values[self.cutoff_unit] if self.cutoff_unit else 1.0
         cutoff = values.pop("cutoff") * unit
         onset = values.pop("onset") * unit if "onset" in values else None
         d = space.displacement(a["position"], b["position"])
         s = jnp.sum(d * d)
-        inside = s < cutoff**2
+        inside, apart = s < cutoff**2, s > 0
         nearest = (float(jnp.finfo(s.dtype).eps) / 2) ** 2  # stands for 0: as good as it, and 1 / s^2 is finite
+        safe = jnp.where(inside, jnp.where(apart, s, nearest), 1.0)
 
         def energy(s: jax.Array) -> jax.Array:
-            safe = jnp.where(inside, jnp.where(s > 0, s, nearest), 1.0)
-            return truncated(self.function, self.truncation, safe, cutoff, onset, values)
+            return truncated(self.function, self.truncation, s, cutoff, onset, values)
 
-        return s, d, inside, energy
+        return safe, d, inside, apart, energy
 
     def _check_range(self, space: Space, positions: jax.Array, pairs: Pairs) -> None:
         """Refuse pairs that are beyond the list, and two images of a pair, where the values are concrete."""
