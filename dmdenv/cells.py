@@ -313,13 +313,11 @@ def _take_lowest_bit(sets: jax.Array, asked: jax.Array) -> tuple[jax.Array, jax.
 
     A set is one column of the uint32 `[words, n]`.
     """
-    number, found, left = jnp.zeros(sets.shape[1], jnp.int32), jnp.zeros_like(asked), []
-    for q, word in enumerate(sets):
-        take = asked & ~found & (word != 0)
-        number = jnp.where(take, WORD * q + _lowest_bit(word), number)
-        left.append(jnp.where(take, word & (word - 1), word))
-        found = found | take
-    return jnp.stack(left), number, found
+    row = jnp.argmax(sets != 0, axis=0).astype(jnp.int32)  # the first word that is not 0
+    chosen = lax.iota(jnp.int32, len(sets))[:, None] == row[None, :]
+    word = jnp.sum(jnp.where(chosen, sets, 0), axis=0, dtype=sets.dtype)
+    found = asked & (word != 0)
+    return jnp.where(chosen & found[None, :], sets & (sets - 1), sets), WORD * row + _lowest_bit(word), found
 
 
 def _lowest_bit(word: jax.Array) -> jax.Array:

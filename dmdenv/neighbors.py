@@ -112,7 +112,10 @@ def allocate(space: Space, positions: jax.Array, *, cutoff: float, skin: float, 
     cells, reach = choose_cells(space, positions, cutoff + skin), jnp.asarray(cutoff + skin, positions.dtype)
     run_capacity = WORD  # room up to whole words costs nothing
     while (found := _count(space, positions, reach, cells, run_capacity)).longest_run * slack > run_capacity:
-        run_capacity = WORD * math.ceil(slack * int(found.longest_run) / WORD)
+        needed = WORD * math.ceil(min(slack * int(found.longest_run), len(positions)) / WORD)
+        if needed == run_capacity:  # room for everybody
+            break
+        run_capacity = needed
     capacity = min(math.ceil(slack * max(1, int(found.columns))), max(1, len(positions) - 1))
     unbuilt = NeighborList(
         indices=jnp.zeros((capacity, len(positions)), jnp.int32),

@@ -15,6 +15,7 @@ import pytest
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+import dmdenv.neighbor_sum
 from dmdenv.neighbor_sum import _column_sweep, _gather_and_reduce, neighbor_sum, neighbor_sum_p
 from dmdenv.neighbors import AllPairs, NeighborList
 from dmdenv.particles_last import bind
@@ -318,6 +319,20 @@ def test_kernels_of_every_kind_agree_with_dense_autodiff(name):
         agree(sums[kind], reference[kind][0])
     agree(of_all_pairs, reference["all pairs"][1]["gradient"])
     agree(of_list, reference["list"][1])
+
+
+def test_long_lists_are_swept_block_by_block(monkeypatch):
+    """With a last block that goes over some particles of the one before again."""
+    case, pairs = CASES["multipoles"], graph_list(GRAPH)
+
+    def summed(point):
+        return case.sum(point, pairs, case.parity)
+
+    whole = jax.jit(summed)(case.point)
+    monkeypatch.setattr(dmdenv.neighbor_sum, "_BLOCK", len(GRAPH) - 2)
+    program = jax.jit(lambda point: summed(point)).lower(case.point)
+    assert "dynamic_update_slice" in program.as_text()
+    agree(program.compile()(case.point), whole)
 
 
 def test_declared_parity_gives_the_same_derivatives_as_none():

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+import dmdenv.cells
 import dmdenv.neighbors
 from dmdenv.cells import longest_run
 from dmdenv.neighbor_sum import neighbor_sum
@@ -220,6 +221,18 @@ def test_few_particles_are_no_special_case(space, n):
     neighbors = allocate(space, x, cutoff=1.0, skin=0.1)
     assert not neighbors.overflow
     assert held_pairs(neighbors).sum() == (2 if n == 2 and isinstance(space, Periodic) else 0)
+
+
+def test_many_particles_are_searched_for_block_by_block(monkeypatch):
+    """With a last block that goes over some particles of the one before again."""
+    x = (np.random.default_rng(2).random((150, 3)) * 7).astype(np.float32)
+    whole = allocate(Periodic(7.0), x, cutoff=1.2, skin=0.4)
+    monkeypatch.setattr(dmdenv.cells, "_BLOCK", 64)
+    unbuilt = whole.replace(positions=jnp.full_like(x, jnp.inf), indices=jnp.zeros_like(whole.indices))
+    in_blocks = jax.jit(lambda unbuilt, x: update(unbuilt, Periodic(7.0), x))(unbuilt, x)
+    np.testing.assert_array_equal(in_blocks.indices, whole.indices)
+    assert in_blocks.columns == whole.columns
+    assert not in_blocks.overflow
 
 
 def test_one_particle_far_off_does_not_blur_the_others():
