@@ -99,7 +99,7 @@ def _enlarged(found: NeighborList, full: NeighborList) -> NeighborList:
     capacity = max(had, math.ceil(SLACK * needed))
     if (capacity, run_capacity, cells) == (had, full.run_capacity, full.cells):  # there was more need on the way
         capacity, run_capacity = math.ceil(FACTOR * capacity), math.ceil(FACTOR * run_capacity)
-    capacity, run_capacity = min(capacity, max(1, n - 1)), min(run_capacity, n)
+    capacity, run_capacity = min(capacity, max(1, n - 1)), min(run_capacity, max(n, full.run_capacity))
     if (capacity, run_capacity, cells) == (had, full.run_capacity, full.cells):
         cutoff = np.max(full.cutoff)
         raise ListOverflow(

@@ -224,8 +224,8 @@ def _over(vector: jax.Array, like: jax.Array) -> jax.Array:
 def norm(vectors: jax.Array) -> jax.Array:
     """Length of vectors `[..., d]`, shape `[...]`, with derivative 0 (instead of NaN) at the zero vector."""
     squared = jnp.sum(vectors * vectors, axis=-1)
-    zero = squared == 0
-    return jnp.where(zero, 0.0, jnp.sqrt(jnp.where(zero, 1.0, squared)))
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1.0)), 0.0)
 
 
 def unit(vectors: jax.Array) -> jax.Array:
