@@ -557,7 +557,7 @@ def test_one_calculator_follows_the_atoms_wherever_they_go():
     """With a list that is kept, rebuilt, and that overflows; in a cell that grows."""
     atoms, calculator = ATOMS["orthorhombic"].copy(), ours(skin=0.2)
     crowd = atoms.positions.copy()
-    crowd[:30] = np.array(np.meshgrid(*[np.arange(4)] * 3)).reshape(3, -1).T[:30] * 0.85
+    crowd[:30] = np.array(np.meshgrid(*[np.arange(4)] * 3)).reshape(3, -1).T[:30] * 0.7
     lists = []
     for positions in (atoms.positions, atoms.positions + 0.01, atoms.positions[::-1] + 9.0, crowd):
         atoms.positions = positions
