@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.cells import longest_run
-from dmdenv.neighbors import NeighborList, empty_like, update
+from dmdenv.neighbor_search import Neighbors, find_neighbors
+from dmdenv.neighbors import NeighborList, empty_like, room, update
 from dmdenv.space import Free
 
 T = TypeVar("T")
@@ -89,18 +89,21 @@ def _is_list(node: Any) -> bool:
 
 def _enlarged(found: NeighborList, full: NeighborList) -> NeighborList:
     """A list with the pairs of `found` and more room than `full`, which overflowed."""
-    had, n = full.indices.shape[-2:]
-    shrunk = np.minimum(1.0, _heights(full) / _heights(found))  # perhaps below the cells
+    n = full.indices.shape[-1]
+    shrunk = np.minimum(1.0, _heights(full) / _heights(found))[: len(full.cells)]  # perhaps below the cells
     cells = tuple(
         max(1, int(count * by / SLACK)) if by < 1 else count for count, by in zip(full.cells, shrunk, strict=True)
     )
-    run_capacity = max(full.run_capacity, math.ceil(SLACK * max(_longest_run(found, cells), _longest_run(full, cells))))
-    needed = int(np.max(_rebuilt(full, 1, run_capacity, cells).columns))
-    capacity = max(had, math.ceil(SLACK * needed))
-    if (capacity, run_capacity, cells) == (had, full.run_capacity, full.cells):  # there was more need on the way
+    had = full.indices.shape[-2], full.run_capacity
+    needed = [
+        room(functools.partial(_count, at, cells), n, SLACK, run_capacity=full.run_capacity) for at in (found, full)
+    ]
+    capacity, run_capacity = (max(rooms) for rooms in zip(had, *needed, strict=True))
+    if (capacity, run_capacity, cells) == (*had, full.cells):  # there was more need on the way
         capacity, run_capacity = math.ceil(FACTOR * capacity), math.ceil(FACTOR * run_capacity)
-    capacity, run_capacity = min(capacity, max(1, n - 1)), min(run_capacity, max(n, full.run_capacity))
-    if (capacity, run_capacity, cells) == (had, full.run_capacity, full.cells):
+    capacity = max(had[0], min(capacity, n - 1))
+    run_capacity = max(had[1], min(run_capacity, n)) if cells else had[1]
+    if (capacity, run_capacity, cells) == (*had, full.cells):
         cutoff = np.max(full.cutoff)
         raise ListOverflow(
             f"a neighbour list with room for all pairs overflowed: its cutoff, {cutoff:g}, exceeds half the box"
@@ -117,17 +120,15 @@ def _heights(found: NeighborList) -> np.ndarray:
     return np.asarray(heights, float).reshape(-1, dimension).min(0)
 
 
-def _longest_run(found: NeighborList, cells: tuple[int, ...]) -> int:
-    """The most candidates of a particle in a row of these cells, at the last build."""
-    return int(np.max(_longest_runs(found, cells)))
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _count(at: NeighborList, cells: tuple[int, ...], run_capacity: int) -> Neighbors:
+    """What a search in these cells finds where `at` was built last."""
 
+    def search(at: NeighborList) -> Neighbors:
+        reach = at.cutoff + at.skin
+        return find_neighbors(at.space, at.positions, reach, cells=cells, run_capacity=run_capacity, capacity=1)
 
-@functools.partial(jax.jit, static_argnums=1)
-def _longest_runs(found: NeighborList, cells: tuple[int, ...]) -> jax.Array:
-    def longest(found: NeighborList) -> jax.Array:
-        return longest_run(found.space, found.positions, found.cutoff + found.skin, cells)
-
-    return _of_one(longest, found)(found)
+    return _of_one(search, at)(at)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))

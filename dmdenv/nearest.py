@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from dmdenv.neighbors import Pairs
-from dmdenv.particles_last import over_particles
-from dmdenv.space import Space
+from dmdenv.particles_last import over_particles, take
+from dmdenv.space import Space, squared_distance
 
 
 def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int) -> jax.Array:
@@ -42,8 +42,8 @@ def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int) -> jax.Arr
             xj = jnp.broadcast_to(lax.dynamic_slice_in_dim(x, c, 1, axis=-1), x.shape)
         else:
             j = lax.dynamic_index_in_dim(indices, c, keepdims=False)
-            xj = x.at[:, j].get(mode="promise_in_bounds", wrap_negative_indices=False)
-        (distance,) = over_particles(_squared_distance, (n,), space, x, xj)
+            xj = take(x, j)
+        (distance,) = over_particles(squared_distance, (n,), space, x, xj)
         distance, j = jnp.where(j == own, jnp.inf, distance)[None, :], j[None, :]
         # insertion into the sorted slots [k, n]: what is farther moves on by one
         nearer_slots, nearer_names = _shifted(distances, -jnp.inf), _shifted(names, 0)
@@ -59,7 +59,3 @@ def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int) -> jax.Arr
 def _shifted(slots: jax.Array, first: float) -> jax.Array:
     """Slots `[k, n]` moved on by one, with `first` in slot 0."""
     return jnp.concatenate([jnp.full_like(slots[:1], first), slots[:-1]])
-
-
-def _squared_distance(space: Space, a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.sum(space.displacement(a, b) ** 2)

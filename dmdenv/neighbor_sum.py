@@ -33,7 +33,7 @@ from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
 from dmdenv.neighbors import Pairs
-from dmdenv.particles_last import evaluate
+from dmdenv.particles_last import evaluate, take
 
 PyTree = Any
 
@@ -203,7 +203,7 @@ def _sweep(
     def add_column(c, sums):
         if pairs:
             j = lax.dynamic_index_in_dim(pairs[0], c, keepdims=False)
-            xj = [_take(a, j) for a in x]
+            xj = [take(a, j) for a in x]
         else:
             j = c
             xj = [lax.dynamic_index_in_dim(a, c, -1, keepdims=False) for a in x]
@@ -230,7 +230,7 @@ def _gather_and_reduce(*operands, kernel: Kernel, parity: tuple[int, ...]) -> li
     particle = lax.iota(jnp.int32, n)
     if pairs:
         indices = pairs[0]
-        xj = [_take(a, indices) for a in x]
+        xj = [take(a, indices) for a in x]
     else:
         indices = jnp.broadcast_to(particle[:, None], (n, n))
         xj = [jnp.broadcast_to(a[..., :, None], (*a.shape, n)) for a in x]
@@ -238,10 +238,6 @@ def _gather_and_reduce(*operands, kernel: Kernel, parity: tuple[int, ...]) -> li
     xi = [jnp.broadcast_to(a[..., None, :], (*a.shape[:-1], *grid)) for a in x]
     outputs = kernel.over(shared, xi, xj, grid, xj_mapped=True)
     return [jnp.sum(y, axis=-2, dtype=y.dtype) for y in _masked(outputs, indices != particle[None, :])]
-
-
-def _take(a: jax.Array, indices: jax.Array) -> jax.Array:
-    return a.at[..., indices].get(mode="promise_in_bounds", wrap_negative_indices=False)
 
 
 # --- the primitive ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Who the neighbours are: all other particles, or those in a list built through cells.
+"""Who the neighbours are: all other particles, or those in a list.
 
 A `NeighborList` is full and symmetric, has static capacities and never drops a pair silently: what does not fit sets
 `overflow`, which sticks until the list is allocated anew. It holds all pairs closer than `cutoff + skin`, and stays
@@ -8,6 +8,7 @@ complete for `cutoff` until two particles have moved as far as the skin together
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.core
@@ -15,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dmdenv.cells import WORD, Neighbors, choose_cells, find_neighbors
+from dmdenv.bits import WORD
+from dmdenv.cells import choose_cells
 from dmdenv.in_batch import any_in_batch
+from dmdenv.neighbor_search import Neighbors, find_neighbors
 from dmdenv.particles_last import over_particles
 from dmdenv.pytree import Replaceable, pytree, static
-from dmdenv.space import Periodic, Space, Triclinic
+from dmdenv.space import Periodic, Space, Triclinic, squared_distance
 
 
 @pytree
@@ -49,7 +52,7 @@ class NeighborList(Replaceable):
     overflow: (
         jax.Array
     )  # bool [], sticky: a capacity was exceeded or the cells do not fit the box; pairs may be missing
-    cells: tuple[int, ...] = static()  # along each axis
+    cells: tuple[int, ...] = static()  # along each axis; none: everybody is a candidate
     run_capacity: int = static()  # candidates of a particle in a row of cells
 
     @property
@@ -65,7 +68,7 @@ class NeighborList(Replaceable):
     def is_complete(self) -> bool:
         """Whether its capacities suffice for any positions, so that larger ones would change nothing."""
         capacity, n = self.indices.shape[-2:]
-        return capacity >= n - 1 and self.run_capacity >= n
+        return capacity >= n - 1 and (not self.cells or self.run_capacity >= n)
 
 
 Pairs = AllPairs | NeighborList
@@ -110,13 +113,9 @@ def allocate(space: Space, positions: jax.Array, *, cutoff: float, skin: float, 
             f" (of a cell: half its smallest diagonal element), {largest:g}"
         )
     cells, reach = choose_cells(space, positions, cutoff + skin), jnp.asarray(cutoff + skin, positions.dtype)
-    run_capacity = WORD  # room up to whole words costs nothing
-    while (found := _count(space, positions, reach, cells, run_capacity)).longest_run * slack > run_capacity:
-        needed = WORD * math.ceil(min(slack * int(found.longest_run), len(positions)) / WORD)
-        if needed == run_capacity:  # room for everybody
-            break
-        run_capacity = needed
-    capacity = min(math.ceil(slack * max(1, int(found.columns))), max(1, len(positions) - 1))
+    capacity, run_capacity = room(
+        lambda run_capacity: _count(space, positions, reach, cells, run_capacity), len(positions), slack
+    )
     unbuilt = NeighborList(
         indices=jnp.zeros((capacity, len(positions)), jnp.int32),
         columns=jnp.int32(0),
@@ -131,11 +130,28 @@ def allocate(space: Space, positions: jax.Array, *, cutoff: float, skin: float, 
     return jax.jit(_build)(unbuilt, space, positions)
 
 
-@functools.partial(jax.jit, static_argnames=("cells", "run_capacity"))
+def room(count: Callable[[int], Neighbors], n: int, slack: float, *, run_capacity: int = WORD) -> tuple[int, int]:
+    """The capacities of a list of n particles, `(capacity, run_capacity)`, on the host.
+
+    Args:
+        count: a search of all neighbours with this `run_capacity`, or a batch of them.
+        n: particles.
+        slack: room over what they need.
+        run_capacity: the least; up to whole words it costs nothing.
+    """
+    while True:
+        found = count(run_capacity)
+        needed = WORD * math.ceil(min(slack * int(np.max(found.longest_run)), n) / WORD)
+        if needed <= run_capacity:
+            capacity = min(math.ceil(slack * max(1, int(np.max(found.columns)))), max(1, n - 1))
+            return capacity, run_capacity
+        run_capacity = needed
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
 def _count(
     space: Space, positions: jax.Array, reach: jax.Array, cells: tuple[int, ...], run_capacity: int
 ) -> Neighbors:
-    """How long runs and columns are."""
     return find_neighbors(space, positions, reach, cells=cells, run_capacity=run_capacity, capacity=1)
 
 
@@ -188,7 +204,7 @@ def _outdated(neighbors: NeighborList, space: Space, positions: jax.Array) -> ja
     displacements besides that deformation.
     """
     carried, least = _deformed(neighbors.space, space, neighbors.positions)
-    (moved,) = over_particles(_squared_distance, positions.shape[:1], space, positions.T, carried.T)
+    (moved,) = over_particles(squared_distance, positions.shape[:1], space, positions.T, carried.T)
     first = jnp.max(moved, initial=0.0)
     again = jnp.sum(moved == first) > 1
     second = jnp.where(again, first, jnp.max(jnp.where(moved < first, moved, 0.0), initial=0.0))
@@ -200,10 +216,6 @@ def _outdated(neighbors: NeighborList, space: Space, positions: jax.Array) -> ja
     return ~(jnp.sqrt(first) + jnp.sqrt(second) <= closest - neighbors.cutoff)
 
 
-def _squared_distance(space: Space, a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.sum(space.displacement(a, b) ** 2)
-
-
 def _deformed(old: Space, new: Space, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Positions that follow the deformation of the box, and the least stretch of any vector, float []."""
     if isinstance(old, Periodic) and isinstance(new, Periodic):
@@ -211,8 +223,8 @@ def _deformed(old: Space, new: Space, positions: jax.Array) -> tuple[jax.Array, 
         return positions * stretch[None, :], jnp.min(stretch)
     if isinstance(old, Triclinic) and isinstance(new, Triclinic):
         deformation = jnp.linalg.solve(old.cell, new.cell)
-        squares = jnp.linalg.eigvalsh(deformation @ deformation.T)
-        return positions @ deformation, jnp.sqrt(jnp.maximum(squares[0], 0.0))
+        squares = jnp.linalg.eigvalsh(jnp.matmul(deformation, deformation.T, precision="highest"))
+        return jnp.matmul(positions, deformation, precision="highest"), jnp.sqrt(jnp.maximum(squares[0], 0.0))
     return positions, jnp.ones((), positions.dtype)
 
 

@@ -191,3 +191,8 @@ def over_particles(function: Callable, particles: tuple[int, ...], shared, *mapp
     leaves = jax.tree.leaves(shared)
     jaxpr = jax.make_jaxpr(function)(shared, *own)
     return evaluate(jaxpr, [*leaves, *mapped], [False] * len(leaves) + [True] * len(mapped), particles)
+
+
+def take(table: jax.Array, index: jax.Array) -> jax.Array:
+    """Entries `[..., *index.shape]` of a table `[..., n]`, for indices that are known to be within it."""
+    return table.at[..., index].get(mode="promise_in_bounds", wrap_negative_indices=False)

@@ -221,6 +221,11 @@ def _over(vector: jax.Array, like: jax.Array) -> jax.Array:
     return jnp.expand_dims(vector, tuple(range(like.ndim - 1)))
 
 
+def squared_distance(space: Space, a: jax.Array, b: jax.Array) -> jax.Array:
+    """`|a - b|^2`, shape `[...]`, unit length^2."""
+    return jnp.sum(space.displacement(a, b) ** 2, axis=-1)
+
+
 def norm(vectors: jax.Array) -> jax.Array:
     """Length of vectors `[..., d]`, shape `[...]`, with derivative 0 (instead of NaN) at the zero vector."""
     squared = jnp.sum(vectors * vectors, axis=-1)

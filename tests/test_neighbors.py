@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 
 import dmdenv.cells
+import dmdenv.neighbor_search
 import dmdenv.neighbors
-from dmdenv.cells import longest_run
+from dmdenv.neighbor_search import find_neighbors
 from dmdenv.neighbor_sum import neighbor_sum
 from dmdenv.neighbors import AllPairs, NeighborList, allocate, update
 from dmdenv.space import Free, Periodic, Triclinic
@@ -81,18 +82,34 @@ def misses_a_pair(neighbors: NeighborList, space, positions) -> bool:
     return bool((near & ~held_pairs(neighbors)).any())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def through_cells():
+    """However few the particles are, but where a test says otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dmdenv.cells, "_FEW", {2: 0, 3: 0})
+        yield
+
+
 # --- what a list holds ------------------------------------------------------------------------------------------------
 
 N = 48
-SHAPES = [  # one compiled build each: the kind of space and the cells along each axis
-    ("periodic", (7, 9)),
-    ("periodic", (3, 6)),
-    ("periodic", (6, 7, 8)),
-    ("periodic", (9, 2, 5)),
-    ("free", (5, 7)),
-    ("free", (6, 5, 8)),
+SHAPES = [  # one compiled build each: the kind of space, cells along each axis, and whether they serve the search
+    ("periodic", (7, 9), True),
+    ("periodic", (3, 6), True),
+    ("periodic", (6, 7, 8), True),
+    ("periodic", (9, 2, 5), True),
+    ("free", (5, 7), True),
+    ("free", (6, 5, 8), True),
+    ("periodic", (7, 9), False),
+    ("periodic", (6, 7, 8), False),
+    ("free", (6, 5, 8), False),
 ]
-SHEARED_SHAPES = [("triclinic", (7, 9)), ("triclinic", (3, 6)), ("triclinic", (6, 7, 8))]
+SHEARED_SHAPES = [
+    ("triclinic", (7, 9), True),
+    ("triclinic", (3, 6), True),
+    ("triclinic", (6, 7, 8), True),
+    ("triclinic", (6, 7, 8), False),
+]
 SPACES = {
     "periodic": lambda d: Periodic(np.ones(d)),
     "triclinic": lambda d: Triclinic(np.eye(d)),
@@ -101,7 +118,7 @@ SPACES = {
 
 
 @functools.cache
-def empty_list(kind: str, cells: tuple[int, ...]) -> NeighborList:
+def empty_list(kind: str, cells: tuple[int, ...], serve: bool) -> NeighborList:
     """With room for every pair, so that only cells that do not fit the box overflow; its positions force a build."""
     d = len(cells)
     return NeighborList(
@@ -112,7 +129,7 @@ def empty_list(kind: str, cells: tuple[int, ...]) -> NeighborList:
         cutoff=jnp.float32(1.0),
         skin=jnp.float32(0.0),
         overflow=jnp.asarray(False),
-        cells=cells,
+        cells=cells if serve else (),
         run_capacity=N,
     )
 
@@ -121,7 +138,10 @@ def placed(rng, side: np.ndarray, cells: tuple[int, ...], places: set[str]) -> n
     """Particles at random and, a few each, where something might go wrong."""
     d = len(side)
     x = rng.random((N, d)) * side
-    some = lambda: rng.choice(N, 12, replace=False)  # noqa: E731
+
+    def some():
+        return rng.choice(N, 12, replace=False)
+
     if "clustered" in places:
         k = some()
         x[k] = x[k[:1]] + rng.normal(size=(12, d)) * 0.3
@@ -156,7 +176,7 @@ PLACES = ["clustered", "on cell faces", "at the edges", "in other images", "coin
 )
 def test_a_list_equals_brute_force(shape, seed, places, skin, looseness, unit):
     """In boxes of any shape, tight around the cells or not, at any density and in any unit of length."""
-    kind, cells = shape
+    kind, cells, serve = shape
     rng = np.random.default_rng(seed)
     cutoff = 1.0 - skin / 2
     reach = cutoff + skin
@@ -167,7 +187,7 @@ def test_a_list_equals_brute_force(shape, seed, places, skin, looseness, unit):
     else:
         offset = rng.choice([0, -30, 1000], len(cells)) * unit
         space, x = Free(), placed(rng, side, cells, places) + offset.astype(np.float32)
-    empty = empty_list(kind, cells).replace(cutoff=jnp.float32(cutoff * unit), skin=jnp.float32(skin * unit))
+    empty = empty_list(kind, cells, serve).replace(cutoff=jnp.float32(cutoff * unit), skin=jnp.float32(skin * unit))
     built = jax.jit(update)(empty, space, x)
     assert not built.overflow
     assert_holds_all_within_reach(built, space, x)
@@ -185,7 +205,7 @@ def test_a_list_equals_brute_force(shape, seed, places, skin, looseness, unit):
 )
 def test_a_list_in_a_sheared_cell_equals_brute_force(shape, seed, places, skin, looseness, tilt):
     """Of any tilt, also beyond 1/2, tight around the cells of the list or not."""
-    kind, cells = shape
+    kind, cells, serve = shape
     rng, d = np.random.default_rng(seed), len(cells)
     cutoff = 1.0 - skin / 2
     reach = cutoff + skin
@@ -195,7 +215,7 @@ def test_a_list_in_a_sheared_cell_equals_brute_force(shape, seed, places, skin, 
     edges *= (looseness * narrowest / heights)[:, None]  # an edge stretches its own height and no other
     space = Triclinic(edges.astype(np.float32))
     x = (placed(rng, np.ones(d), cells, places) @ edges).astype(np.float32)
-    empty = empty_list(kind, cells).replace(cutoff=jnp.float32(cutoff), skin=jnp.float32(skin))
+    empty = empty_list(kind, cells, serve).replace(cutoff=jnp.float32(cutoff), skin=jnp.float32(skin))
     built = jax.jit(update)(empty, space, x)
     assert not built.overflow
     assert_holds_all_within_reach(built, space, x)
@@ -223,11 +243,28 @@ def test_few_particles_are_no_special_case(space, n):
     assert held_pairs(neighbors).sum() == (2 if n == 2 and isinstance(space, Periodic) else 0)
 
 
+@pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 100])
+@pytest.mark.parametrize("d", [2, 3])
+def test_a_small_system_is_searched_without_cells(n, d, monkeypatch):
+    """Its list is the one that cells give, but for the order."""
+    x = (np.random.default_rng(n).random((n, d)) * 5 - 1).astype(np.float32)
+    through_cells = allocate(Periodic(5.0), x, cutoff=1.2, skin=0.4)
+    monkeypatch.setattr(dmdenv.cells, "_FEW", {2: n, 3: n})
+    plain = allocate(Periodic(5.0), x, cutoff=1.2, skin=0.4)
+    assert plain.cells == ()
+    assert through_cells.cells != ()
+    assert_holds_all_within_reach(plain, Periodic(5.0), x)
+    np.testing.assert_array_equal(held_pairs(plain), held_pairs(through_cells))
+    assert plain.indices.shape == through_cells.indices.shape
+    monkeypatch.setattr(dmdenv.cells, "_FEW", {2: n - 1, 3: n - 1})
+    assert allocate(Periodic(5.0), x, cutoff=1.2, skin=0.4).cells == through_cells.cells
+
+
 def test_many_particles_are_searched_for_block_by_block(monkeypatch):
     """With a last block that goes over some particles of the one before again."""
     x = (np.random.default_rng(2).random((150, 3)) * 7).astype(np.float32)
     whole = allocate(Periodic(7.0), x, cutoff=1.2, skin=0.4)
-    monkeypatch.setattr(dmdenv.cells, "_BLOCK", 64)
+    monkeypatch.setattr(dmdenv.neighbor_search, "_BLOCK", 64)
     unbuilt = whole.replace(positions=jnp.full_like(x, jnp.inf), indices=jnp.zeros_like(whole.indices))
     in_blocks = jax.jit(lambda unbuilt, x: update(unbuilt, Periodic(7.0), x))(unbuilt, x)
     np.testing.assert_array_equal(in_blocks.indices, whole.indices)
@@ -286,7 +323,9 @@ def test_too_many_neighbours_set_the_flag_and_it_sticks():
 
 def test_too_many_particles_in_a_run_of_cells_set_the_flag_and_it_sticks():
     x, space, neighbors = gas_with_little_room()
-    longest = int(longest_run(space, x, neighbors.cutoff + neighbors.skin, neighbors.cells))
+    reach = neighbors.cutoff + neighbors.skin
+    found = find_neighbors(space, jnp.asarray(x), reach, cells=neighbors.cells, run_capacity=32, capacity=1)
+    longest = int(found.longest_run)
     everybody = jnp.zeros((len(x) - 1, len(x)), jnp.int32)
     assert not rebuilt(neighbors.replace(run_capacity=longest, indices=everybody), space, x).overflow
     tight = neighbors.replace(run_capacity=longest - 1, indices=everybody)

@@ -14,6 +14,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from numpy.typing import ArrayLike
 
+from dmdenv.particles_last import take
 from dmdenv.pytree import pytree
 
 
@@ -104,15 +105,12 @@ gather_p = Primitive("topology_gather")
 
 
 def _gather(x: jax.Array, particles: jax.Array, places: jax.Array, *, collect: bool) -> jax.Array:
-    def take(indices):
-        return x.at[..., indices].get(mode="promise_in_bounds", wrap_negative_indices=False)
-
     if not collect:
-        return take(particles)
+        return take(x, particles)
     total = jnp.zeros((*x.shape[:-1], places.shape[1]), x.dtype)
     for column in places:
         there = jnp.broadcast_to(column >= 0, total.shape)
-        total = total + jnp.where(there, take(jnp.maximum(column, 0)), jnp.zeros_like(total))
+        total = total + jnp.where(there, take(x, jnp.maximum(column, 0)), jnp.zeros_like(total))
     return total
 
 

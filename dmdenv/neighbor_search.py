@@ -1,0 +1,197 @@
+"""Neighbours: for every particle, all others closer than some reach.
+
+Which candidates of a particle are its neighbours is one bit each of an unsigned integer for a segment of up to 32 of
+them. In a small system everybody is a candidate, and a segment is 32 vectorised loops over the particles without a
+gather. In a large one the candidates stand in cells, see `dmdenv.cells`. The bits are then read out, lowest first, for
+all particles at once: the k-th pass gives every particle's k-th neighbour.
+
+Every step is a loop over contiguous arrays; no pair is stored before it is known to be near, and none is scattered.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dmdenv import bits
+from dmdenv.bits import WORD
+from dmdenv.cells import Sorted, rows_around, sort_by_cell
+from dmdenv.in_batch import max_in_batch
+from dmdenv.particles_last import over_particles, take
+from dmdenv.space import Space, squared_distance
+
+PyTree = Any
+
+_BLOCK = 65_536  # particles that are searched for at once: what they need stays in a processor's cache
+
+
+class Neighbors(NamedTuple):
+    """What a search finds."""
+
+    indices: jax.Array  # int32 [capacity, n]; a particle's own index pads its column
+    columns: jax.Array  # int32 [], the largest number of neighbours, perhaps beyond the capacity
+    longest_run: jax.Array  # int32 [], the largest number of candidates of a particle in a row of cells
+    overflow: jax.Array  # bool [], a capacity was exceeded or the cells do not fit the box: pairs may be missing
+
+
+def find_neighbors(
+    space: Space, positions: jax.Array, reach: jax.Array, *, cells: tuple[int, ...], run_capacity: int, capacity: int
+) -> Neighbors:
+    """All pairs closer than the reach.
+
+    Args:
+        space: where the particles are.
+        positions: `[n, d]`, d = 2 or 3 with cells, anywhere in a periodic space.
+        reach: unit length, `[]`.
+        cells: see `dmdenv.cells.choose_cells`; without any, everybody is a candidate.
+        run_capacity: candidates in a row of cells.
+        capacity: neighbours of a particle.
+    """
+    n = positions.shape[0]
+    if not cells:
+        found = _read_out(_look_at_everybody(space, space.wrap(positions).T, reach), lax.iota(jnp.int32, n), capacity)
+        return found._replace(overflow=found.columns > capacity)
+    sorted_ = sort_by_cell(space, positions, reach, cells)
+    candidates = take(sorted_.inside, sorted_.particles)
+    size = min(n, _BLOCK)
+
+    def add_block(b, found: Neighbors) -> Neighbors:
+        start = jnp.minimum(b * size, n - size)  # the last block goes over some particles again
+        own, mine = start + lax.iota(jnp.int32, size), sorted_.block(start, size)
+        here = _read_out(_look_in_cells(space, reach, mine, candidates, cells, run_capacity), own, capacity)
+        return Neighbors(
+            lax.dynamic_update_slice(found.indices, here.indices, (0, start)),
+            jnp.maximum(found.columns, here.columns),
+            jnp.maximum(found.longest_run, here.longest_run),
+            found.overflow,
+        )
+
+    nothing = Neighbors(jnp.zeros((capacity, n), jnp.int32), jnp.int32(0), jnp.int32(0), sorted_.misfit)
+    found = lax.fori_loop(0, math.ceil(n / size), add_block, nothing) if n > size else add_block(0, nothing)
+    overflow = found.overflow | (found.longest_run > run_capacity) | (found.columns > capacity)
+    return found._replace(overflow=overflow)
+
+
+class _Seen(NamedTuple):
+    """The candidates of m particles, in segments, and which of them are near."""
+
+    words: jax.Array  # uint32 [segments, m], bit b: candidate b is near
+    occupied: jax.Array  # uint32 [ceil(segments / 32), m], bit s: segment s has a near one
+    count: jax.Array  # int32 [m], near ones of a particle
+    longest: jax.Array  # int32 [], see `Neighbors.longest_run`
+    who: Callable[[jax.Array, jax.Array], jax.Array]  # the particle at a segment and a bit, each int32 [m]
+
+
+def _look_at_everybody(space: Space, inside: jax.Array, reach: jax.Array) -> _Seen:
+    """Segment s holds the particles from 32 s on; `inside` are positions `[d, n]`."""
+    n = inside.shape[1]
+    own = lax.iota(jnp.int32, n)
+
+    def segment(s):
+        first = WORD * s
+
+        def test(bit):
+            j = first + bit
+            other = lax.dynamic_slice_in_dim(inside, j, 1, axis=-1)
+            (distance,) = over_particles(squared_distance, (n,), space, inside, jnp.broadcast_to(other, inside.shape))
+            return (distance < reach**2) & (own != j)
+
+        return _word(test, jnp.minimum(n - first, WORD), n), None
+
+    words, occupied, count, _ = _look(segment, math.ceil(n / WORD), n)
+    return _Seen(words, occupied, count, jnp.int32(0), lambda s, bit: WORD * s + bit)
+
+
+def _look_in_cells(
+    space: Space,
+    reach: jax.Array,
+    mine: Sorted,
+    candidates: jax.Array,
+    cells: tuple[int, ...],
+    run_capacity: int,
+) -> _Seen:
+    """Segment s holds a part of a run of candidates, which are positions `[d, 2 n]` in the order of their cells."""
+    m, last = mine.inside.shape[1], candidates.shape[1] - 1
+    rows = rows_around(space, cells)
+    words_a_row = math.ceil(run_capacity / WORD)
+    bits_a_word = math.ceil(run_capacity / words_a_row)
+
+    def segment(s):
+        before = (s % words_a_row) * bits_a_word
+        row = jax.tree.map(lambda a: a[s // words_a_row], rows)
+        begin, length = mine.run(row, cells)
+        begin, left = begin + before, length - before
+
+        def test(bit):
+            place = jnp.minimum(begin + bit, last)
+            (distance,) = over_particles(squared_distance, (m,), space, mine.inside, take(candidates, place))
+            return (distance < reach**2) & (bit < left) & (place != mine.first) & (place != mine.second)
+
+        longest = jnp.max(left, initial=0)
+        word = _word(test, max_in_batch(jnp.minimum(longest, bits_a_word)), m)
+        return word, (begin, longest + before)
+
+    words, occupied, count, (begins, longest) = _look(segment, len(rows.width) * words_a_row, m)
+    lane = lax.iota(jnp.int32, m)
+
+    def who(s, bit):
+        place = jnp.minimum(take(begins.reshape(-1), s * m + lane) + bit, last)
+        return take(mine.particles, place)
+
+    return _Seen(words, occupied, count, jnp.max(longest), who)
+
+
+def _look(segment: Callable, segments: int, m: int) -> tuple[jax.Array, jax.Array, jax.Array, PyTree]:
+    """`words`, `occupied` and `count` of `_Seen`, and what else the segments return, stacked.
+
+    Args:
+        segment: from the number of a segment, its word `[m]` and anything else.
+        segments: how many.
+        m: particles.
+    """
+
+    def visit(carry, s):
+        occupied, count = carry
+        word, rest = segment(s)
+        of_32 = s // WORD
+        flag = (word != 0).astype(jnp.uint32) << (s % WORD).astype(jnp.uint32)
+        flags = lax.dynamic_index_in_dim(occupied, of_32, keepdims=False) | flag
+        occupied = lax.dynamic_update_index_in_dim(occupied, flags, of_32, 0)
+        return (occupied, count + lax.population_count(word).astype(jnp.int32)), (word, rest)
+
+    nothing = jnp.zeros((math.ceil(segments / WORD), m), jnp.uint32), jnp.zeros(m, jnp.int32)
+    (occupied, count), (words, rest) = lax.scan(visit, nothing, jnp.arange(segments, dtype=jnp.int32))
+    return words, occupied, count, rest
+
+
+def _word(test: Callable[[jax.Array], jax.Array], count: jax.Array, m: int) -> jax.Array:
+    """A word `[m]` whose first `count` bits are what the test gives for each."""
+
+    def add_bit(bit, word):
+        return word | (test(bit).astype(jnp.uint32) << bit.astype(jnp.uint32))
+
+    return lax.fori_loop(0, count, add_bit, jnp.zeros(m, jnp.uint32))
+
+
+def _read_out(seen: _Seen, own: jax.Array, capacity: int) -> Neighbors:
+    """The neighbours of m particles, whose numbers are `own`."""
+    m = own.shape[0]
+    lane, table = lax.iota(jnp.int32, m), seen.words.reshape(-1)
+    columns = jnp.max(seen.count, initial=0)
+
+    def read_column(c, carry):
+        left, word, s, indices = carry
+        left, next_, found = bits.take_lowest(left, word == 0)
+        s = jnp.where(found, next_, s)
+        word = jnp.where(found, take(table, s * m + lane), word)
+        column = jnp.where(word != 0, seen.who(s, bits.lowest(word)), own)
+        return left, word & (word - 1), s, lax.dynamic_update_index_in_dim(indices, column, c, 0)
+
+    nothing, nowhere = jnp.zeros(m, jnp.uint32), jnp.zeros(m, jnp.int32)
+    indices = jnp.broadcast_to(own[None, :], (capacity, m))
+    used = max_in_batch(jnp.minimum(columns, capacity))
+    *_, indices = lax.fori_loop(0, used, read_column, (seen.occupied, nothing, nowhere, indices))
+    return Neighbors(indices, columns, seen.longest, jnp.asarray(False))
