@@ -7,6 +7,13 @@ from jax import lax
 WORD = 32
 
 
+def pack(members: jax.Array) -> jax.Array:
+    """Sets of the rows of bool `[rows, n]` that are true: uint32 `[ceil(rows / 32), n]`, a column each."""
+    rows, n = members.shape
+    padded = jnp.pad(members, ((0, -rows % WORD), (0, 0))).reshape(-1, WORD, n)
+    return jnp.sum(padded.astype(jnp.uint32) << lax.iota(jnp.uint32, WORD)[None, :, None], axis=1, dtype=jnp.uint32)
+
+
 def take_lowest(sets: jax.Array, asked: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Remove the lowest member of each set where asked: the sets left, the member, and whether there was one to take.
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmdenv.neighbor_search import Neighbors, find_neighbors
-from dmdenv.neighbors import NeighborList, empty_like, room, update
+from dmdenv.neighbors import NeighborList, build, room
 from dmdenv.space import Free
 
 T = TypeVar("T")
@@ -135,13 +135,12 @@ def _count(at: NeighborList, cells: tuple[int, ...], run_capacity: int) -> Neigh
 def _rebuilt(found: NeighborList, capacity: int, run_capacity: int, cells: tuple[int, ...]) -> NeighborList:
     """A list with this room, built where `found` was built last."""
 
-    def build(found: NeighborList) -> NeighborList:
+    def enlarged(found: NeighborList) -> NeighborList:
         indices = jnp.zeros((capacity, found.positions.shape[0]), jnp.int32)
         template = found.replace(indices=indices, run_capacity=run_capacity, cells=cells)
-        empty = empty_like(template, found.space, found.positions, cutoff=found.cutoff, skin=found.skin)
-        return update(empty, found.space, found.positions)
+        return build(template, found.space, found.positions)
 
-    return _of_one(build, found)(found)
+    return _of_one(enlarged, found)(found)
 
 
 def _of_one(function: Callable[[NeighborList], Any], found: NeighborList) -> Callable[[NeighborList], Any]:

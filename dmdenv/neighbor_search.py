@@ -101,7 +101,7 @@ def _look_at_everybody(space: Space, inside: jax.Array, reach: jax.Array) -> _Se
 
         return _word(test, jnp.minimum(n - first, WORD), n), None
 
-    words, occupied, count, _ = _look(segment, math.ceil(n / WORD), n)
+    words, occupied, count, _ = _look(segment, math.ceil(n / WORD))
     return _Seen(words, occupied, count, jnp.int32(0), lambda s, bit: WORD * s + bit)
 
 
@@ -134,7 +134,7 @@ def _look_in_cells(
         word = _word(test, max_in_batch(jnp.minimum(longest, bits_a_word)), m)
         return word, (begin, longest + before)
 
-    words, occupied, count, (begins, longest) = _look(segment, len(rows.width) * words_a_row, m)
+    words, occupied, count, (begins, longest) = _look(segment, len(rows.width) * words_a_row)
     lane = lax.iota(jnp.int32, m)
 
     def who(s, bit):
@@ -144,27 +144,21 @@ def _look_in_cells(
     return _Seen(words, occupied, count, jnp.max(longest), who)
 
 
-def _look(segment: Callable, segments: int, m: int) -> tuple[jax.Array, jax.Array, jax.Array, PyTree]:
+def _look(segment: Callable, segments: int) -> tuple[jax.Array, jax.Array, jax.Array, PyTree]:
     """`words`, `occupied` and `count` of `_Seen`, and what else the segments return, stacked.
 
     Args:
         segment: from the number of a segment, its word `[m]` and anything else.
         segments: how many.
-        m: particles.
     """
 
-    def visit(carry, s):
-        occupied, count = carry
+    def visit(count, s):
         word, rest = segment(s)
-        of_32 = s // WORD
-        flag = (word != 0).astype(jnp.uint32) << (s % WORD).astype(jnp.uint32)
-        flags = lax.dynamic_index_in_dim(occupied, of_32, keepdims=False) | flag
-        occupied = lax.dynamic_update_index_in_dim(occupied, flags, of_32, 0)
-        return (occupied, count + lax.population_count(word).astype(jnp.int32)), (word, rest)
+        return count + lax.population_count(word).astype(jnp.int32), (word, rest)
 
-    nothing = jnp.zeros((math.ceil(segments / WORD), m), jnp.uint32), jnp.zeros(m, jnp.int32)
-    (occupied, count), (words, rest) = lax.scan(visit, nothing, jnp.arange(segments, dtype=jnp.int32))
-    return words, occupied, count, rest
+    m = jax.eval_shape(segment, jnp.int32(0))[0].shape[0]
+    count, (words, rest) = lax.scan(visit, jnp.zeros(m, jnp.int32), jnp.arange(segments, dtype=jnp.int32))
+    return words, bits.pack(words != 0), count, rest
 
 
 def _word(test: Callable[[jax.Array], jax.Array], count: jax.Array, m: int) -> jax.Array:
@@ -182,16 +176,19 @@ def _read_out(seen: _Seen, own: jax.Array, capacity: int) -> Neighbors:
     lane, table = lax.iota(jnp.int32, m), seen.words.reshape(-1)
     columns = jnp.max(seen.count, initial=0)
 
-    def read_column(c, carry):
-        left, word, s, indices = carry
+    used = max_in_batch(jnp.minimum(columns, capacity))
+
+    def next_neighbor(carry):
+        left, word, s = carry
         left, next_, found = bits.take_lowest(left, word == 0)
         s = jnp.where(found, next_, s)
         word = jnp.where(found, take(table, s * m + lane), word)
         column = jnp.where(word != 0, seen.who(s, bits.lowest(word)), own)
-        return left, word & (word - 1), s, lax.dynamic_update_index_in_dim(indices, column, c, 0)
+        return (left, word & (word - 1), s), column
 
-    nothing, nowhere = jnp.zeros(m, jnp.uint32), jnp.zeros(m, jnp.int32)
-    indices = jnp.broadcast_to(own[None, :], (capacity, m))
-    used = max_in_batch(jnp.minimum(columns, capacity))
-    *_, indices = lax.fori_loop(0, used, read_column, (seen.occupied, nothing, nowhere, indices))
+    def read_column(carry, c):
+        return lax.cond(c < used, next_neighbor, lambda carry: (carry, own), carry)
+
+    start = seen.occupied, jnp.zeros(m, jnp.uint32), jnp.zeros(m, jnp.int32)
+    _, indices = lax.scan(read_column, start, jnp.arange(capacity))
     return Neighbors(indices, columns, seen.longest, jnp.asarray(False))

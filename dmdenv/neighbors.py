@@ -127,7 +127,7 @@ def allocate(space: Space, positions: jax.Array, *, cutoff: float, skin: float, 
         cells=cells,
         run_capacity=run_capacity,
     )
-    return jax.jit(_build)(unbuilt, space, positions)
+    return jax.jit(build)(unbuilt, space, positions)
 
 
 def room(count: Callable[[int], Neighbors], n: int, slack: float, *, run_capacity: int = WORD) -> tuple[int, int]:
@@ -155,25 +155,32 @@ def _count(
     return find_neighbors(space, positions, reach, cells=cells, run_capacity=run_capacity, capacity=1)
 
 
-def empty_like(
-    template: NeighborList, space: Space, positions: jax.Array, *, cutoff: jax.Array, skin: jax.Array
+def build(
+    template: NeighborList,
+    space: Space,
+    positions: jax.Array,
+    *,
+    cutoff: jax.Array | None = None,
+    skin: jax.Array | None = None,
 ) -> NeighborList:
-    """An unbuilt list with the capacities of `template`, for other positions, box and ranges; works inside of jit.
+    """A list of the capacities of `template` for any positions, `[n, d]`, box and ranges; works inside of jit.
 
-    Its reference positions are NaN, so the first `update` builds it.
+    Args:
+        template: a list for as many particles; its ranges are kept where no others are given.
+        space: where the particles are.
+        positions: `[n, d]`, unit length.
+        cutoff: the range of the interaction, unit length.
+        skin: how much farther the list reaches, unit length.
     """
     n = positions.shape[0]
     if n != template.count:
         raise ValueError(f"positions has {n} particles; valid: {template.count}, as many as the template")
-    return template.replace(
-        indices=jnp.broadcast_to(lax.iota(jnp.int32, n)[None, :], template.indices.shape),
-        columns=jnp.int32(0),
-        positions=jnp.full_like(positions, jnp.nan),
-        space=space,
-        cutoff=jnp.asarray(cutoff, positions.dtype),
-        skin=jnp.asarray(skin, positions.dtype),
-        overflow=jnp.asarray(False),
-    )
+    template, space, positions = lax.stop_gradient((template, space, positions))
+    cutoff = template.cutoff if cutoff is None else lax.stop_gradient(cutoff)
+    skin = template.skin if skin is None else lax.stop_gradient(skin)
+    cutoff, skin = jnp.asarray(cutoff, positions.dtype), jnp.asarray(skin, positions.dtype)
+    empty = template.replace(cutoff=cutoff, skin=skin, overflow=jnp.asarray(False))
+    return _fitting(_build(empty, space, positions), space)
 
 
 def update(neighbors: NeighborList, space: Space, positions: jax.Array) -> NeighborList:
@@ -192,8 +199,13 @@ def update(neighbors: NeighborList, space: Space, positions: jax.Array) -> Neigh
         lambda neighbors, space, positions: neighbors,
         *(neighbors, space, positions),
     )
-    fits = neighbors.cutoff <= space.largest_cutoff(positions.shape[1])
-    return updated.replace(overflow=updated.overflow | ~fits)
+    return _fitting(updated, space)
+
+
+def _fitting(neighbors: NeighborList, space: Space) -> NeighborList:
+    """The list, with its flag set where the cutoff is too long for the box."""
+    fits = neighbors.cutoff <= space.largest_cutoff(neighbors.positions.shape[1])
+    return neighbors.replace(overflow=neighbors.overflow | ~fits)
 
 
 def _outdated(neighbors: NeighborList, space: Space, positions: jax.Array) -> jax.Array:

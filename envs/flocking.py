@@ -39,7 +39,7 @@ from dmdenv.envs.boids import (
     towards,
 )
 from dmdenv.nearest import nearest
-from dmdenv.neighbors import AllPairs, NeighborList, allocate, empty_like, update
+from dmdenv.neighbors import AllPairs, NeighborList, allocate, build, update
 from dmdenv.space import Free, Periodic, Space, norm
 
 _ALL_PAIRS_UP_TO = 128  # boids; `benchmarks/env_throughput.py --crossover` compares
@@ -141,15 +141,14 @@ class Flocking(Env[FlockingState, FlockingParams]):
     def initial_state(self, key: jax.Array, params: FlockingParams) -> FlockingState:
         """Boids, obstacles and predators at uniformly random places, with uniformly random headings."""
         n, o, p = self.boids, self.obstacles, self.predators
-        # one draw: every random call costs compile time
-        draws = jax.random.uniform(key, (n + o + p, 3))
+        # one draw of a flat array: every random call costs compile time, and more so with axes
+        draws = jax.random.uniform(key, (3 * (n + o + p),)).reshape(-1, 3)
         places, angles = params.box * draws[:, :2], 2 * np.pi * draws[:, 2]
         positions = places[:n]
         space = self._space(params)
         if self._listed:
             reach = _longest_range(params)
-            empty = empty_like(self._template, space, positions, cutoff=reach, skin=0.25 * reach)
-            pairs = update(empty, space, positions)
+            pairs = build(self._template, space, positions, cutoff=reach, skin=0.25 * reach)
             overflow = pairs.overflow
         else:
             pairs, overflow = AllPairs(), self._misfit(params)
@@ -238,8 +237,7 @@ class Flocking(Env[FlockingState, FlockingParams]):
     def adopt(self, state: FlockingState) -> FlockingState:
         pairs = state.pairs
         if isinstance(pairs, NeighborList):
-            pairs = empty_like(self._template, pairs.space, state.positions, cutoff=pairs.cutoff, skin=pairs.skin)
-            pairs = update(pairs, pairs.space, state.positions)
+            pairs = build(self._template, pairs.space, state.positions, cutoff=pairs.cutoff, skin=pairs.skin)
             return dataclasses.replace(state, pairs=pairs, overflow=pairs.overflow)
         return state
 
