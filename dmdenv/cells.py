@@ -1,9 +1,10 @@
 """Particles in the order of their cells, so that the candidates of each one are a few contiguous runs.
 
-For n particles, in cells an eighth of the reach wide along x and half of it across, or somewhat wider:
+For n particles, in cells an eighth of the reach wide along the last axis and half of it across, or somewhat wider:
 
-1. Particles are sorted by cell, x fastest, so that neighbouring cells of a row along x are one contiguous run. The
-   sorted particles of a row stand there twice, one copy after the other, so that a run may pass the periodic boundary.
+1. Particles are sorted by cell, the last axis fastest (as the particles of a lattice are), so that neighbouring cells
+   of a row along it are one contiguous run. The sorted particles of a row stand there twice, one copy after the other,
+   so that a run may pass the periodic boundary.
 2. The candidates of a particle are one run in each of the 5 (2-D) or 25 (3-D) rows around its own.
 
 Free space uses the same cells, repeated periodically: far images share a cell and the distance tells them apart.
@@ -23,7 +24,7 @@ from jax import lax
 from dmdenv.particles_last import take
 from dmdenv.space import Free, Space, Triclinic
 
-_ALONG, _ACROSS = 8, 2  # cells to each side that hold all neighbours: along x, and along the other axes
+_ALONG, _ACROSS = 8, 2  # cells to each side that hold all neighbours: along the last axis, and along the other ones
 _FEW = {2: 512, 3: 2048}  # particles up to which a look at everybody takes less time, by the dimension
 
 
@@ -49,14 +50,14 @@ def choose_cells(space: Space, positions: jax.Array, reach: float) -> tuple[int,
 
 
 class Row(NamedTuple):
-    """A row of cells along x beside the particle's own; the fields may have a common leading axis."""
+    """A row of cells along the last axis beside the particle's own; the fields may have a common leading axis."""
 
     offset: jax.Array  # int32 [d - 1], cells across
-    width: jax.Array  # int32 [], how many cells to each side along x are in reach; 0 where all cells of the row are
+    width: jax.Array  # int32 [], how many cells to each side are in reach; 0 where all of the row are
 
 
 class Sorted(NamedTuple):
-    """Particles in the order of their cells, those of each row along x twice."""
+    """Particles in the order of their cells, those of each row twice."""
 
     inside: jax.Array  # [d, n], positions in one image
     coordinates: jax.Array  # int32 [d, n], of the particles' cells
@@ -75,22 +76,22 @@ class Sorted(NamedTuple):
         """The candidates of each particle in a row: the place of the first one and their number, int32 `[n]`."""
         begins, stride = self.places.reshape(-1), self.places.shape[1]
         start = stride * _row_beside(self.coordinates, row.offset, cells)
-        span = cells[0]
-        if cells[0] > 2 * _ALONG + 1:
-            left = self.coordinates[0] - row.width
-            start, span = start + jnp.where(left < 0, left + cells[0], left), 2 * row.width + 1
+        span = cells[-1]
+        if span > 2 * _ALONG + 1:
+            left = self.coordinates[-1] - row.width
+            start, span = start + jnp.where(left < 0, left + span, left), 2 * row.width + 1
         begin = take(begins, start)
         return begin, take(begins, start + span) - begin
 
 
 def sort_by_cell(space: Space, positions: jax.Array, reach: jax.Array, cells: tuple[int, ...]) -> Sorted:
     """Sort particles `[n, d]` for a search of all that is closer than the reach."""
-    n, across = positions.shape[0], cells[0]
+    n, along = positions.shape[0], cells[-1]
     inside, coordinates, misfit = _in_one_image(space, positions, reach, cells)
-    identity = coordinates[0] + across * _row_beside(coordinates, np.zeros(len(cells) - 1, np.int32), cells)
+    identity = coordinates[-1] + along * _row_beside(coordinates, np.zeros(len(cells) - 1, np.int32), cells)
     order, identities = _sort_by(identity, math.prod(cells))
 
-    starts = jnp.searchsorted(identities, jnp.arange(math.prod(cells))).astype(jnp.int32).reshape(-1, across)
+    starts = jnp.searchsorted(identities, jnp.arange(math.prod(cells))).astype(jnp.int32).reshape(-1, along)
     row_start = starts[:, 0]
     row_end = jnp.concatenate([row_start[1:], jnp.full(1, n, jnp.int32)])
     length = row_end - row_start
@@ -100,14 +101,14 @@ def sort_by_cell(space: Space, positions: jax.Array, reach: jax.Array, cells: tu
     places = places + row_start[:, None]
 
     place = lax.iota(jnp.int32, 2 * n)
-    row = take(identities, place // 2) // across
+    row = take(identities, place // 2) // along
     into = place - 2 * take(row_start, row)
     length_here = take(length, row)
     into = jnp.where(into < length_here, into, into - length_here)
     particles = take(order, take(row_start, row) + into)
 
     rank = jnp.zeros(n, jnp.int32).at[order].set(lax.iota(jnp.int32, n), unique_indices=True)
-    own_row = identity // across
+    own_row = identity // along
     first = take(row_start, own_row) + rank
     second = first + take(length, own_row)
     return Sorted(inside, coordinates, misfit, particles, first, second, places)
@@ -148,29 +149,29 @@ def _sort_by(identity: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
 
 def _sides(dimension: int) -> tuple[int, ...]:
     """Cells to each side that hold all neighbours, along each axis."""
-    return (_ALONG, *[_ACROSS] * (dimension - 1))
+    return (*[_ACROSS] * (dimension - 1), _ALONG)
 
 
 def rows_around(space: Space, cells: tuple[int, ...]) -> Row:
     """The rows in which a particle has neighbours, stacked."""
     across = 2 * _ACROSS + 1
-    sides = (range(-_ACROSS, _ACROSS + 1) if m > across else range(m) for m in cells[1:])
+    sides = (range(-_ACROSS, _ACROSS + 1) if m > across else range(m) for m in cells[:-1])
     offsets = list(itertools.product(*sides))
     widths = []
     for offset in offsets:
         # where axes are orthogonal, a row that is some cells away is out of reach at its far ends
-        apart = [max(abs(o) - 1, 0) for o, m in zip(offset, cells[1:], strict=True) if m > across]
+        apart = [max(abs(o) - 1, 0) for o, m in zip(offset, cells[:-1], strict=True) if m > across]
         squared = 0 if isinstance(space, Triclinic) else sum(o * o for o in apart)
         width = math.ceil(_ALONG * math.sqrt(1 - squared / _ACROSS**2))
-        widths.append(0 if cells[0] <= 2 * _ALONG + 1 else width)
+        widths.append(0 if cells[-1] <= 2 * _ALONG + 1 else width)
     return Row(jnp.asarray(offsets, jnp.int32), jnp.asarray(widths, jnp.int32))
 
 
 def _row_beside(coordinates: jax.Array, offset: jax.Array | np.ndarray, cells: tuple[int, ...]) -> jax.Array:
     """The number of the row at this offset across from each particle's own, int32 `[n]`."""
-    number, stride = jnp.zeros_like(coordinates[0]), 1
-    for axis, count in enumerate(cells[1:], start=1):
-        c = coordinates[axis] + offset[axis - 1]
+    number = jnp.zeros_like(coordinates[0])
+    for axis, count in enumerate(cells[:-1]):
+        c = coordinates[axis] + offset[axis]
         c = jnp.where(c < 0, c + count, jnp.where(c >= count, c - count, c))
-        number, stride = number + stride * c, stride * count
+        number = count * number + c
     return number

@@ -25,7 +25,7 @@ from dmdenv.space import Space, squared_distance
 
 PyTree = Any
 
-_BLOCK = 65_536  # particles that are searched for at once: what they need stays in a processor's cache
+_BLOCK = 8_192  # particles that are searched for at once: what they need stays in a processor's cache
 
 
 class Neighbors(NamedTuple):
@@ -56,7 +56,8 @@ def find_neighbors(
         return found._replace(overflow=found.columns > capacity)
     sorted_ = sort_by_cell(space, positions, reach, cells)
     candidates = take(sorted_.inside, sorted_.particles)
-    size = min(n, _BLOCK)
+    blocks = math.ceil(n / _BLOCK)
+    size = math.ceil(n / blocks)
 
     def add_block(b, found: Neighbors) -> Neighbors:
         start = jnp.minimum(b * size, n - size)  # the last block goes over some particles again
@@ -70,7 +71,7 @@ def find_neighbors(
         )
 
     nothing = Neighbors(jnp.zeros((capacity, n), jnp.int32), jnp.int32(0), jnp.int32(0), sorted_.misfit)
-    found = lax.fori_loop(0, math.ceil(n / size), add_block, nothing) if n > size else add_block(0, nothing)
+    found = lax.fori_loop(0, blocks, add_block, nothing) if blocks > 1 else add_block(0, nothing)
     overflow = found.overflow | (found.longest_run > run_capacity) | (found.columns > capacity)
     return found._replace(overflow=overflow)
 

@@ -22,6 +22,7 @@ Two forms compute the sum, chosen by the platform the program is compiled for: a
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,6 +37,8 @@ from dmdenv.neighbors import Pairs
 from dmdenv.particles_last import evaluate, take
 
 PyTree = Any
+
+_BLOCK = 16_384  # particles whose sums a CPU forms at once: what they read stays in its cache
 
 
 def neighbor_sum(
@@ -158,8 +161,6 @@ def _one(x) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(x.shape[:-1], x.dtype)
 
 
-_BLOCK = 65_536  # particles whose sums are formed at once
-
 # --- the two forms ----------------------------------------------------------------------------------------------------
 
 
@@ -182,14 +183,17 @@ def _column_sweep(*operands, kernel: Kernel, parity: tuple[int, ...]) -> list[ja
     if not pairs or n <= _BLOCK:
         return _sweep(kernel, shared, x, x, pairs, jnp.int32(0))
 
+    blocks = math.ceil(n / _BLOCK)
+    size = math.ceil(n / blocks)
+
     def add_block(b, sums):
-        start = jnp.minimum(b * _BLOCK, n - _BLOCK)  # the last block goes over some particles again
-        own = [lax.dynamic_slice_in_dim(a, start, _BLOCK, axis=-1) for a in x]
-        indices = lax.dynamic_slice_in_dim(pairs[0], start, _BLOCK, axis=-1)
+        start = jnp.minimum(b * size, n - size)  # the last block goes over some particles again
+        own = [lax.dynamic_slice_in_dim(a, start, size, axis=-1) for a in x]
+        indices = lax.dynamic_slice_in_dim(pairs[0], start, size, axis=-1)
         block = _sweep(kernel, shared, own, x, [indices, pairs[1]], start)
         return [lax.dynamic_update_slice_in_dim(y, part, start, -1) for y, part in zip(sums, block, strict=True)]
 
-    return lax.fori_loop(0, -(-n // _BLOCK), add_block, sums)
+    return lax.fori_loop(0, blocks, add_block, sums)
 
 
 def _sweep(

@@ -262,7 +262,7 @@ def test_a_small_system_is_searched_without_cells(n, d, monkeypatch):
 
 def test_many_particles_are_searched_for_block_by_block(monkeypatch):
     """With a last block that goes over some particles of the one before again."""
-    x = (np.random.default_rng(2).random((150, 3)) * 7).astype(np.float32)
+    x = (np.random.default_rng(2).random((151, 3)) * 7).astype(np.float32)
     whole = allocate(Periodic(7.0), x, cutoff=1.2, skin=0.4)
     monkeypatch.setattr(dmdenv.neighbor_search, "_BLOCK", 64)
     unbuilt = whole.replace(positions=jnp.full_like(x, jnp.inf), indices=jnp.zeros_like(whole.indices))
@@ -333,7 +333,7 @@ def test_too_many_particles_in_a_run_of_cells_set_the_flag_and_it_sticks():
     assert flagged.overflow
     k, across = np.arange(len(x)), neighbors.cells[1]
     one_or_two_a_row = np.stack(
-        [3.1 * k % 8, (k % across + 0.5) * 8 / across, (k // across % across + 0.5) * 8 / across]
+        [(k % across + 0.5) * 8 / across, (k // across % across + 0.5) * 8 / across, 3.1 * k % 8]
     )
     assert not rebuilt(tight, space, one_or_two_a_row.T).overflow
     assert rebuilt(flagged, space, one_or_two_a_row.T).overflow
@@ -342,7 +342,7 @@ def test_too_many_particles_in_a_run_of_cells_set_the_flag_and_it_sticks():
 def test_a_box_that_is_too_small_for_its_cells_sets_the_flag_and_it_sticks():
     x, space, neighbors = gas_with_little_room()
     everybody = jnp.zeros((len(x) - 1, len(x)), jnp.int32)
-    roomy = neighbors.replace(run_capacity=len(x), indices=everybody, cells=(33, 9, 9))
+    roomy = neighbors.replace(run_capacity=len(x), indices=everybody, cells=(9, 9, 33))
     assert not rebuilt(roomy, space, x).overflow
     small = Periodic(0.98 * 9 * 1.4 / 2)
     shrunk = rebuilt(roomy, small, x * small.box / 8)
