@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 import dmdenv.neighbor_sum
 from dmdenv.neighbor_sum import _column_sweep, _gather_and_reduce, neighbor_sum, neighbor_sum_p
-from dmdenv.neighbors import AllPairs, NeighborList
+from dmdenv.neighbors import AllPairs, NeighborList, allocate
 from dmdenv.particles_last import bind
 from dmdenv.space import Free, Periodic
 
@@ -322,17 +322,34 @@ def test_kernels_of_every_kind_agree_with_dense_autodiff(name):
 
 
 def test_long_lists_are_swept_block_by_block(monkeypatch):
-    """With a last block that goes over some particles of the one before again."""
+    """In a few blocks, and with a block for each particle."""
     case, pairs = CASES["multipoles"], graph_list(GRAPH)
 
     def summed(point):
         return case.sum(point, pairs, case.parity)
 
     whole = jax.jit(summed)(case.point)
-    monkeypatch.setattr(dmdenv.neighbor_sum, "_BLOCK", len(GRAPH) - 2)
-    program = jax.jit(lambda point: summed(point)).lower(case.point)
-    assert "dynamic_update_slice" in program.as_text()
-    agree(program.compile()(case.point), whole)
+    for most in (len(GRAPH) - 2, 1):
+        monkeypatch.setattr(dmdenv.neighbor_sum, "_BLOCK", most)
+        program = jax.jit(lambda point: summed(point)).lower(case.point)
+        assert "dynamic_update_slice" in program.as_text()
+        agree(program.compile()(case.point), whole)
+
+
+@pytest.mark.parametrize("n", [11, 12])
+def test_blocks_need_not_divide_the_particles(n, monkeypatch):
+    """The last one then goes over some particles of the one before again."""
+    monkeypatch.setattr(dmdenv.neighbor_sum, "_BLOCK", 4)
+    x = np.random.default_rng(n).random((n, 2))
+    d = np.linalg.norm(x[:, None] - x[None], axis=-1)
+    near = (d < 0.5) & ~np.eye(n, dtype=bool)
+    pairs = allocate(Free(), x, cutoff=0.5, skin=0.0)
+
+    def kernel(a, b):
+        s = jnp.sum((a - b) ** 2)
+        return jnp.where(s < 0.25, s, 0.0)
+
+    agree(jax.jit(lambda x: neighbor_sum(kernel, x, pairs))(x), np.sum(np.where(near, d**2, 0), axis=1))
 
 
 def test_declared_parity_gives_the_same_derivatives_as_none():
