@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import dmdenv
-from dmdenv.agents.checkpoints import restore_checkpoint, save_checkpoint, saved_env, saved_updates
 from dmdenv.agents.files import replacing
 from dmdenv.agents.protocol import Agent, Policy, get_agent
+from dmdenv.checkpoints import restore_checkpoint, restore_item, save_checkpoint, saved_steps
 from dmdenv.envs.base import Env, Params
 from dmdenv.envs.registry import make_env
 
@@ -92,8 +92,8 @@ class Run:
             if recipe["float64"] != uses_float64():
                 raise ValueError(f"{path} was made with JAX_ENABLE_X64={int(recipe['float64'])}; set it to go on")
             checkpoints = path / CHECKPOINTS
-            saved = [update] if update is not None else saved_updates(checkpoints)[-1:]
-            static = saved_env(checkpoints, saved[0]) if saved else recipe["env"]["config"]
+            saved = [update] if update is not None else saved_steps(checkpoints)[-1:]
+            static = restore_item(checkpoints, saved[0], "env") if saved else recipe["env"]["config"]
             env = make_env(recipe["env"]["id"], **_tuples(static))
             name, config = recipe["agent"]["name"], _tuples(recipe["agent"]["config"])
             return cls(
@@ -128,11 +128,11 @@ class Run:
 
     def saved_updates(self) -> list[int]:
         """The updates of which there is a checkpoint, in order."""
-        return saved_updates(self.checkpoints_path)
+        return saved_steps(self.checkpoints_path)
 
     def save(self, state: Any) -> Path:
         """Write a checkpoint; returns its folder."""
-        return save_checkpoint(self.checkpoints_path, int(state.updates), state, field_values(self.env))
+        return save_checkpoint(self.checkpoints_path, int(state.updates), state, env=field_values(self.env))
 
     def restore(self, update: int | None = None) -> Any:
         """The training state of a checkpoint.

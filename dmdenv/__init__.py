@@ -2,12 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
+from dmdenv import gymnasium_ids
+
 if TYPE_CHECKING:
     from dmdenv.envs.base import Env
     from dmdenv.envs.registry import make_env, registered_envs
 
 __version__ = "0.1.0"
 __all__ = ["Env", "__version__", "make_env", "registered_envs"]
+
+gymnasium_ids.register()
 
 _ENVIRONMENT_API = ("Env", "make_env", "registered_envs")
 

@@ -81,7 +81,7 @@ class _Seen(NamedTuple):
 
     words: jax.Array  # uint32 [segments, m], bit b: candidate b is near
     occupied: jax.Array  # uint32 [ceil(segments / 32), m], bit s: segment s has a near one
-    count: jax.Array  # int32 [m], near ones of a particle
+    near: jax.Array  # int32 [m], near ones of a particle
     longest: jax.Array  # int32 [], see `Neighbors.longest_run`
     who: Callable[[jax.Array, jax.Array], jax.Array]  # the particle at a segment and a bit, each int32 [m]
 
@@ -146,7 +146,7 @@ def _look_in_cells(
 
 
 def _look(segment: Callable, segments: int) -> tuple[jax.Array, jax.Array, jax.Array, PyTree]:
-    """`words`, `occupied` and `count` of `_Seen`, and what else the segments return, stacked.
+    """`words`, `occupied` and `near` of `_Seen`, and what else the segments return, stacked.
 
     Args:
         segment: from the number of a segment, its word `[m]` and anything else.
@@ -175,15 +175,15 @@ def _read_out(seen: _Seen, own: jax.Array, capacity: int) -> Neighbors:
     """The neighbours of m particles, whose numbers are `own`."""
     m = own.shape[0]
     lane, table = lax.iota(jnp.int32, m), seen.words.reshape(-1)
-    columns = jnp.max(seen.count, initial=0)
+    columns = jnp.max(seen.near, initial=0)
 
     used = max_in_batch(jnp.minimum(columns, capacity))
 
     def next_neighbor(carry):
         left, word, s = carry
         left, next_, found = bits.take_lowest(left, word == 0)
-        s = jnp.where(found, next_, s)
-        word = jnp.where(found, take(table, s * m + lane), word)
+        s: Any = jnp.where(found, next_, s)
+        word: Any = jnp.where(found, take(table, s * m + lane), word)
         column = jnp.where(word != 0, seen.who(s, bits.lowest(word)), own)
         return (left, word & (word - 1), s), column
 

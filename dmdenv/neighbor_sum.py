@@ -38,7 +38,7 @@ from dmdenv.particles_last import evaluate, take
 
 PyTree = Any
 
-_BLOCK = 16_384  # particles whose sums a CPU forms at once: what they read stays in its cache
+_BLOCK = 32_768  # particles whose sums a CPU forms at once: what they read stays in its cache
 
 
 def neighbor_sum(

@@ -7,6 +7,7 @@ An environment writes its physics in three methods (`initial_state`, `advance`, 
 import abc
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, dataclass_transform
 
 import gymnasium
@@ -20,6 +21,7 @@ from dmdenv.pytree import Replaceable, pytree
 
 Info = dict[str, Any]
 Observation = jax.Array
+Baseline = Callable[[jax.Array, jax.Array], jax.Array]
 
 # names of `info` and of the agents' logs, which a metric must not take
 _RESERVED = {"final_observation", "overflow", "nonfinite", "reward", "loss", "gradient_norm", "skipped"}
@@ -116,6 +118,7 @@ class Env(abc.ABC, Generic[S, P]):
 
     id: ClassVar[str]
     state_type: ClassVar[type[State]]
+    finite_horizon: ClassVar[bool] = False  # whether the end at `max_steps` belongs to the task, and is no time limit
 
     # --- what an environment provides -----------------------------------------------------------------------------
 
@@ -147,6 +150,10 @@ class Env(abc.ABC, Generic[S, P]):
     @abc.abstractmethod
     def render(self, state: S, params: P | None = None) -> np.ndarray:
         """A picture of one (unbatched) state, uint8 `[H, W, 3]`."""
+
+    def baselines(self, params: P | None = None) -> dict[str, Baseline]:
+        """Policies worth beating, by name: `policy(key, observation) -> action`, pure."""
+        return {}
 
     def validate(self, params: P) -> None:
         """Check parameters (numpy leaves) against each other and against the configuration; raises ValueError."""
@@ -187,10 +194,11 @@ class Env(abc.ABC, Generic[S, P]):
         """One transition, never resetting: the one to differentiate.
 
         Actions outside of [-1, 1] are clipped. A step after which anything is not finite terminates, with reward 0,
-        an observation of zeros and `info["nonfinite"]` set.
+        an observation and metrics of zeros and `info["nonfinite"]` set.
 
         Returns:
-            `(obs, state, reward, terminated, truncated, info)`; `truncated` at `params.max_steps`, unless terminated.
+            `(obs, state, reward, terminated, truncated, info)`; `truncated` at `params.max_steps` unless terminated,
+            which a task with a finite horizon is there.
 
         Raises:
             ValueError: when the action has the wrong shape.
@@ -204,14 +212,17 @@ class Env(abc.ABC, Generic[S, P]):
             )
         action = jnp.clip(action.astype(jnp.result_type(float)), -1.0, 1.0)
         state, reward, terminated, metrics = self.advance(key, state, action, params)
-        obs = self.observe(state, params)
-        nonfinite = state.nonfinite | ~_all_finite((state, reward, obs))
         time = state.time + 1
-        state = dataclasses.replace(state, time=time, nonfinite=nonfinite)
+        state = dataclasses.replace(state, time=time)
+        obs = self.observe(state, params)
+        nonfinite = state.nonfinite | ~_all_finite((state, reward, obs, metrics))
+        state = dataclasses.replace(state, nonfinite=nonfinite)
         obs = jnp.where(nonfinite, jnp.zeros_like(obs), obs)
         reward = jnp.where(nonfinite, jnp.zeros_like(reward), reward)
-        terminated = terminated | nonfinite
-        truncated = (time >= params.max_steps) & ~terminated
+        metrics = {name: jnp.where(nonfinite, jnp.zeros_like(x), x) for name, x in metrics.items()}
+        over = time >= params.max_steps
+        terminated = terminated | nonfinite | (over & self.finite_horizon)
+        truncated = over & ~terminated
         taken = _RESERVED & set(metrics)
         if taken:
             raise ValueError(f"metrics has {sorted(taken)}; valid: any names but {', '.join(sorted(_RESERVED))}")

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.envs.base import CapacityExceeded, Env, Transition, initial_flags
+from dmdenv.envs.base import Baseline, CapacityExceeded, Env, Transition, initial_flags
 from dmdenv.envs.boids import (
     FlockingParams,
     FlockingState,
@@ -204,6 +204,21 @@ class Flocking(Env[FlockingState, FlockingParams]):
         if self.predators:
             seen.append(_observe_predator(space, state, u, params))
         return jnp.concatenate(seen, axis=1)
+
+    def baselines(self, params: FlockingParams | None = None) -> dict[str, Baseline]:
+        """`vicsek`: turn to the mean heading of oneself and the boids in view, as fast as it goes.
+
+        Reference: Vicsek et al., Phys. Rev. Lett. 75, 1226 (1995), eq. 2, without noise.
+        """
+        params = self.default_params if params is None else params
+        k = self.nearest
+
+        def vicsek(key: jax.Array, observation: jax.Array) -> jax.Array:
+            seen = observation[:, : k * _NEIGHBOR_FEATURES].reshape(-1, k, _NEIGHBOR_FEATURES)
+            ahead, left = jnp.sum(seen[..., 3], axis=1), jnp.sum(seen[..., 4], axis=1)  # p cos, p sin
+            return jnp.clip(jnp.arctan2(left, 1.0 + ahead) / (params.turn_rate * params.dt), -1.0, 1.0)
+
+        return {"vicsek": vicsek}
 
     def render(self, state: FlockingState, params: FlockingParams | None = None) -> np.ndarray:
         """The flock on a dark ground: boids coloured by heading, obstacles in grey, predators in red; 640 x 640."""

@@ -9,6 +9,7 @@ from dmdenv.envs.base import Env
 
 _ENVS = {
     "flocking": "dmdenv.envs.flocking:Flocking",
+    "trap_drag": "dmdenv.envs.trap_drag:TrapDrag",
 }
 
 

@@ -58,6 +58,10 @@ class Canvas:
                     self.draw.line([self._pixel(p) for p in tail], _blend(color, opacity), width)
                 self.draw.polygon([self._pixel(p) for p in image + shape @ rotation], fill=color)
 
+    def line(self, points: np.ndarray, color: Color, width: int = 2) -> None:
+        """A line through `points` `[m, 2]`, `width` pixels wide."""
+        self.draw.line([self._pixel(np.asarray(p, float)) for p in points], color, width * _OVERSAMPLING)
+
     def caption(self, text: str) -> None:
         """A line of text at the top left."""
         self.captions.append(text)

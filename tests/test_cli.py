@@ -12,9 +12,9 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from dmdenv.agents.checkpoints import to_arrays
 from dmdenv.agents.cli import main
 from dmdenv.agents.runs import Run
+from dmdenv.checkpoints import to_arrays
 from dmdenv.envs import registry
 from probe_envs import PROBES
 

@@ -124,7 +124,8 @@ def test_step_is_step_env_until_the_episode_ends(id):
     assert_close(step(key, state, action, params), step_env(step_key, state, action, params), 1e-6)
 
 
-def test_a_step_at_the_time_limit_truncates_and_returns_a_fresh_episode(id):
+def test_a_step_at_the_time_limit_ends_and_returns_a_fresh_episode(id):
+    """It truncates, but where the end belongs to the task: there it terminates."""
     env, reset, step, step_env = compiled(id)
     params = env.default_params.replace(max_steps=2)
     _, state = reset(jax.random.key(0), params)
@@ -134,7 +135,7 @@ def test_a_step_at_the_time_limit_truncates_and_returns_a_fresh_episode(id):
     step_key, reset_key = jax.random.split(jax.random.key(2))
     last = step_env(step_key, state, action, params)
     obs, state, reward, terminated, truncated, info = step(jax.random.key(2), state, action, params)
-    assert truncated and not terminated and state.time == 0
+    assert (terminated, truncated) == (env.finite_horizon, not env.finite_horizon) and state.time == 0
     assert_close((obs, state), reset(reset_key, params), 1e-6)
     assert_close(info["final_observation"], last[0], 1e-6)
     assert_close(reward, last[2], 1e-6)
@@ -148,8 +149,11 @@ def test_instances_reset_independently_and_differently(id):
     obs, states = batch_reset(keys(0), params)
     assert not np.allclose(obs[0], obs[1])
     states = dataclasses.replace(states, time=jnp.array([0, 2, 0]))
-    obs, states, _, _, truncated, info = batch_step(keys(1), states, random_action(env, batch=(BATCH,)), params)
-    np.testing.assert_array_equal(truncated, [False, True, False])
+    obs, states, _, terminated, truncated, info = batch_step(
+        keys(1), states, random_action(env, batch=(BATCH,)), params
+    )
+    np.testing.assert_array_equal(terminated if env.finite_horizon else truncated, [False, True, False])
+    np.testing.assert_array_equal(truncated if env.finite_horizon else terminated, [False, False, False])
     np.testing.assert_array_equal(states.time, [1, 0, 1])
     np.testing.assert_array_equal(obs[0], info["final_observation"][0])
     assert not np.allclose(obs[1], info["final_observation"][1])

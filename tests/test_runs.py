@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from dmdenv.agents import apg, training
-from dmdenv.agents.checkpoints import KEPT, from_arrays, restore_checkpoint, save_checkpoint, saved_updates, to_arrays
 from dmdenv.agents.comparison import compare_policies, table
 from dmdenv.agents.files import replacing
 from dmdenv.agents.film import record, write_film
@@ -21,6 +20,7 @@ from dmdenv.agents.learning_curve import draw_learning_curve
 from dmdenv.agents.metrics_log import append_metrics, read_metrics, truncate_metrics
 from dmdenv.agents.runs import Run
 from dmdenv.agents.training import train_run
+from dmdenv.checkpoints import KEPT, from_arrays, restore_checkpoint, save_checkpoint, saved_steps, to_arrays
 from dmdenv.envs import registry
 from dmdenv.envs.base import CapacityExceeded
 from dmdenv.interruption import Interrupted, Interruption
@@ -90,7 +90,7 @@ def test_other_precision_is_refused(tmp_path):
 
 
 def test_checkpoint_gives_back_every_bit(tmp_path):
-    save_checkpoint(tmp_path, 4, STATE, {})
+    save_checkpoint(tmp_path, 4, STATE)
     restored = restore_checkpoint(tmp_path, 4, jax.eval_shape(lambda: STATE))
     assert jax.tree.structure(restored) == jax.tree.structure(STATE)
     jax.tree.map(np.testing.assert_array_equal, to_arrays(restored), to_arrays(STATE))
@@ -100,20 +100,20 @@ def test_checkpoint_gives_back_every_bit(tmp_path):
 
 def test_the_last_few_checkpoints_stay(tmp_path):
     for update in range(1, KEPT + 3):
-        save_checkpoint(tmp_path, update, STATE, {})
-    assert saved_updates(tmp_path) == list(range(3, KEPT + 3))
+        save_checkpoint(tmp_path, update, STATE)
+    assert saved_steps(tmp_path) == list(range(3, KEPT + 3))
     with pytest.raises(ValueError, match=r"there is no checkpoint 1 in .*; valid: 3, 4, 5"):
         restore_checkpoint(tmp_path, 1, STATE)
 
 
 def test_half_written_checkpoint_is_not_seen(tmp_path):
-    save_checkpoint(tmp_path, 1, STATE, {})
+    save_checkpoint(tmp_path, 1, STATE)
     half = tmp_path / "2.orbax-checkpoint-tmp-1234567890"
     half.mkdir()
     (half / "manifest.ocdbt").write_bytes(b"half")
-    assert saved_updates(tmp_path) == [1]
-    save_checkpoint(tmp_path, 2, STATE, {})
-    assert saved_updates(tmp_path) == [1, 2]
+    assert saved_steps(tmp_path) == [1]
+    save_checkpoint(tmp_path, 2, STATE)
+    assert saved_steps(tmp_path) == [1, 2]
 
 
 def test_checkpoint_of_another_structure_is_refused():

@@ -2,14 +2,14 @@
 
 import abc
 import math
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.integrators.state import State
+from dmdenv.integrators.state import State, checked_positions
 from dmdenv.neighbors import AllPairs, Pairs
 from dmdenv.potentials import Potential
 from dmdenv.pytree import Replaceable
@@ -27,7 +27,8 @@ class Integrator(Replaceable, abc.ABC, Generic[S]):
     follows a schedule) compiles nothing anew. Temperatures are in units of energy: Boltzmann's constant is 1.
     """
 
-    @abc.abstractmethod
+    state_type: ClassVar[type[State]] = State
+
     def init(
         self,
         potential: Potential,
@@ -54,6 +55,20 @@ class Integrator(Replaceable, abc.ABC, Generic[S]):
         Raises:
             ValueError: see `State.start`; without a key where one is needed.
         """
+        positions = checked_positions(positions)
+        own, draw = self._begin(positions, key)
+        state: Any = self.state_type.start(
+            potential, space, positions, velocities=velocities, masses=masses, pairs=pairs, **own
+        )
+        return state if velocities is not None else state.replace(velocities=self._thermal_velocities(state, draw))
+
+    def _begin(self, positions: jax.Array, key: jax.Array | None) -> tuple[dict[str, Any], jax.Array | None]:
+        """What the method's own fields of the state begin with, and a key for velocities."""
+        return {}, key
+
+    def _thermal_velocities(self, state: S, key: jax.Array | None) -> jax.Array:
+        """Those of an equilibrium, `[n, d]`; at rest without a thermostat."""
+        return state.velocities
 
     @abc.abstractmethod
     def step(self, potential: Potential, state: S) -> S:
@@ -102,7 +117,13 @@ def needed_key(key: jax.Array | None, purpose: str) -> jax.Array:
     return key
 
 
-def degrees_of_freedom(given: jax.Array | None, state: State) -> jax.Array:
+def noisy(positions: jax.Array, key: jax.Array | None) -> tuple[dict[str, Any], jax.Array]:
+    """How the fields of a `StochasticState` begin, and a key for something else."""
+    key, draw = jax.random.split(needed_key(key, "the noise"))
+    return {"key": key, "heat": jnp.zeros((), positions.dtype)}, draw
+
+
+def degrees_of_freedom(given: jax.Array | None, positions: jax.Array) -> jax.Array:
     """What was given, else `d (n - 1)`, `[]`: all but those of the centre of mass.
 
     Raises:
@@ -110,7 +131,7 @@ def degrees_of_freedom(given: jax.Array | None, state: State) -> jax.Array:
     """
     if given is not None:
         return given
-    n, d = state.positions.shape
+    n, d = positions.shape
     if n == 1:
         raise ValueError("degrees_of_freedom = None for one particle; valid: a number, such as d without a wall")
-    return jnp.asarray(d * (n - 1), state.positions.dtype)
+    return jnp.asarray(d * (n - 1), positions.dtype)

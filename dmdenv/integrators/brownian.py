@@ -14,13 +14,13 @@ Proc. R. Soc. A 470, 20140120 (2014).
 """
 
 import dataclasses
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from dmdenv.integrators.base import Integrator, Scalar, for_particles, needed_key, number
+from dmdenv.integrators.base import Integrator, Scalar, for_particles, noisy, number
 from dmdenv.integrators.state import StochasticState
-from dmdenv.neighbors import AllPairs, Pairs
 from dmdenv.potentials import Potential
 from dmdenv.pytree import pytree
 from dmdenv.space import Space
@@ -47,6 +47,8 @@ class Brownian(Integrator[BrownianState]):
         ValueError: for a concrete time step or friction that is not positive, or a negative temperature.
     """
 
+    state_type: ClassVar = BrownianState
+
     _: dataclasses.KW_ONLY
     dt: Scalar
     temperature: Scalar
@@ -57,32 +59,14 @@ class Brownian(Integrator[BrownianState]):
         object.__setattr__(self, "temperature", number("temperature", self.temperature, at_least=0.0))
         object.__setattr__(self, "friction", number("friction", self.friction, above=0.0, shapes=1))
 
-    def init(
-        self,
-        potential: Potential,
-        space: Space,
-        positions: jax.Array,
-        *,
-        velocities: jax.Array | None = None,
-        masses: jax.Array | float = 1.0,
-        pairs: Pairs = AllPairs(),
-        key: jax.Array | None = None,
-    ) -> BrownianState:
-        if velocities is not None:
+    def init(self, potential: Potential, space: Space, positions: jax.Array, **options: Any) -> BrownianState:
+        if options.get("velocities") is not None:
             raise ValueError("velocities given; valid: None, since Brownian particles have no inertia")
-        key, draw = jax.random.split(needed_key(key, "the noise"))
-        positions = jnp.asarray(positions)
-        return BrownianState.start(
-            potential,
-            space,
-            positions,
-            velocities=None,
-            masses=masses,
-            pairs=pairs,
-            key=key,
-            heat=jnp.zeros((), positions.dtype),
-            noise=jax.random.normal(draw, positions.shape, positions.dtype),
-        )
+        return super().init(potential, space, positions, **options)
+
+    def _begin(self, positions: jax.Array, key: jax.Array | None) -> tuple[dict[str, Any], jax.Array | None]:
+        own, draw = noisy(positions, key)
+        return {**own, "noise": jax.random.normal(draw, positions.shape, positions.dtype)}, None
 
     def step(self, potential: Potential, state: BrownianState) -> BrownianState:
         mobility = 1.0 / (state.masses[:, None] * for_particles(self.friction))

@@ -20,18 +20,17 @@ section II B.
 """
 
 import dataclasses
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from dmdenv.integrators.base import Integrator, Scalar, degrees_of_freedom, needed_key, number
+from dmdenv.integrators.base import Integrator, Scalar, degrees_of_freedom, noisy, number
 from dmdenv.integrators.nve import total_energy, velocity_verlet
 from dmdenv.integrators.state import StochasticState
 from dmdenv.integrators.velocities import maxwell_boltzmann
-from dmdenv.neighbors import AllPairs, Pairs
 from dmdenv.potentials import Potential
 from dmdenv.pytree import pytree
-from dmdenv.space import Space
 
 
 @pytree
@@ -50,6 +49,8 @@ class Bussi(Integrator[StochasticState]):
             more than one degree of freedom.
     """
 
+    state_type: ClassVar = StochasticState
+
     _: dataclasses.KW_ONLY
     dt: Scalar
     temperature: Scalar
@@ -64,40 +65,19 @@ class Bussi(Integrator[StochasticState]):
             freedom = number("degrees_of_freedom", self.degrees_of_freedom, above=1.0)
             object.__setattr__(self, "degrees_of_freedom", freedom)
 
-    def init(
-        self,
-        potential: Potential,
-        space: Space,
-        positions: jax.Array,
-        *,
-        velocities: jax.Array | None = None,
-        masses: jax.Array | float = 1.0,
-        pairs: Pairs = AllPairs(),
-        key: jax.Array | None = None,
-    ) -> StochasticState:
-        key, draw = jax.random.split(needed_key(key, "the noise"))
-        state = StochasticState.start(
-            potential,
-            space,
-            positions,
-            velocities=velocities,
-            masses=masses,
-            pairs=pairs,
-            key=key,
-            heat=jnp.zeros((), jnp.asarray(positions).dtype),
-        )
-        degrees_of_freedom(self.degrees_of_freedom, state)
-        if velocities is not None:
-            return state
-        return state.replace(
-            velocities=maxwell_boltzmann(draw, state.masses, self.temperature, state.positions.shape[1])
-        )
+    def _begin(self, positions: jax.Array, key: jax.Array | None) -> tuple[dict[str, Any], jax.Array | None]:
+        degrees_of_freedom(self.degrees_of_freedom, positions)
+        return noisy(positions, key)
+
+    def _thermal_velocities(self, state: StochasticState, key: jax.Array | None) -> jax.Array:
+        assert key is not None
+        return maxwell_boltzmann(key, state.masses, self.temperature, state.positions.shape[1])
 
     def step(self, potential: Potential, state: StochasticState) -> StochasticState:
         state = velocity_verlet(potential, state, self.dt)
         key, draw = jax.random.split(state.key)
         K = state.kinetic_energy
-        factor = self.scale(draw, K, degrees_of_freedom(self.degrees_of_freedom, state))
+        factor = self.scale(draw, K, degrees_of_freedom(self.degrees_of_freedom, state.positions))
         heat = (factor**2 - 1.0) * K
         return state.replace(velocities=factor * state.velocities, key=key, heat=state.heat + heat)
 

@@ -17,18 +17,17 @@ of the heat: Bussi and Parrinello, Phys. Rev. E 75, 056707 (2007).
 """
 
 import dataclasses
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from dmdenv.integrators.base import Integrator, Scalar, for_particles, needed_key, number
+from dmdenv.integrators.base import Integrator, Scalar, for_particles, noisy, number
 from dmdenv.integrators.nve import total_energy
 from dmdenv.integrators.state import StochasticState
 from dmdenv.integrators.velocities import maxwell_boltzmann
-from dmdenv.neighbors import AllPairs, Pairs
 from dmdenv.potentials import Potential
 from dmdenv.pytree import pytree
-from dmdenv.space import Space
 
 
 @pytree
@@ -47,6 +46,8 @@ class Langevin(Integrator[StochasticState]):
         ValueError: for a concrete time step or friction that is not positive, or a negative temperature.
     """
 
+    state_type: ClassVar = StochasticState
+
     _: dataclasses.KW_ONLY
     dt: Scalar
     temperature: Scalar
@@ -57,32 +58,12 @@ class Langevin(Integrator[StochasticState]):
         object.__setattr__(self, "temperature", number("temperature", self.temperature, at_least=0.0))
         object.__setattr__(self, "friction", number("friction", self.friction, above=0.0, shapes=1))
 
-    def init(
-        self,
-        potential: Potential,
-        space: Space,
-        positions: jax.Array,
-        *,
-        velocities: jax.Array | None = None,
-        masses: jax.Array | float = 1.0,
-        pairs: Pairs = AllPairs(),
-        key: jax.Array | None = None,
-    ) -> StochasticState:
-        key, draw = jax.random.split(needed_key(key, "the noise"))
-        state = StochasticState.start(
-            potential,
-            space,
-            positions,
-            velocities=velocities,
-            masses=masses,
-            pairs=pairs,
-            key=key,
-            heat=jnp.zeros((), jnp.asarray(positions).dtype),
-        )
-        if velocities is not None:
-            return state
-        thermal = maxwell_boltzmann(draw, state.masses, self.temperature, state.positions.shape[1], zero_momentum=False)
-        return state.replace(velocities=thermal)
+    def _begin(self, positions: jax.Array, key: jax.Array | None) -> tuple[dict[str, Any], jax.Array | None]:
+        return noisy(positions, key)
+
+    def _thermal_velocities(self, state: StochasticState, key: jax.Array | None) -> jax.Array:
+        assert key is not None
+        return maxwell_boltzmann(key, state.masses, self.temperature, state.positions.shape[1], zero_momentum=False)
 
     def step(self, potential: Potential, state: StochasticState) -> StochasticState:
         dt, T, gamma, m = self.dt, self.temperature, for_particles(self.friction), state.masses[:, None]

@@ -18,7 +18,7 @@ Phys. Lett. A 150, 262 (1990), solution A of order 6, and Suzuki, J. Math. Phys.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +28,8 @@ from dmdenv.integrators.base import Integrator, Scalar, degrees_of_freedom, need
 from dmdenv.integrators.nve import total_energy, velocity_verlet
 from dmdenv.integrators.state import State
 from dmdenv.integrators.velocities import maxwell_boltzmann
-from dmdenv.neighbors import AllPairs, Pairs
 from dmdenv.potentials import Potential
 from dmdenv.pytree import pytree, static
-from dmdenv.space import Space
 
 
 def _symmetric(*half: float) -> tuple[float, ...]:
@@ -75,6 +73,8 @@ class NoseHoover(Integrator[NoseHooverState]):
             below 1; another number of weights.
     """
 
+    state_type: ClassVar = NoseHooverState
+
     _: dataclasses.KW_ONLY
     dt: Scalar
     temperature: Scalar
@@ -97,35 +97,14 @@ class NoseHoover(Integrator[NoseHooverState]):
         if self.weights not in _WEIGHTS:
             raise ValueError(f"weights = {self.weights!r}; valid: {', '.join(map(str, _WEIGHTS))}")
 
-    def init(
-        self,
-        potential: Potential,
-        space: Space,
-        positions: jax.Array,
-        *,
-        velocities: jax.Array | None = None,
-        masses: jax.Array | float = 1.0,
-        pairs: Pairs = AllPairs(),
-        key: jax.Array | None = None,
-    ) -> NoseHooverState:
-        rest = jnp.zeros(self.chain_length, jnp.asarray(positions).dtype)
-        state = NoseHooverState.start(
-            potential,
-            space,
-            positions,
-            velocities=velocities,
-            masses=masses,
-            pairs=pairs,
-            thermostat_positions=rest,
-            thermostat_velocities=rest,
-        )
-        degrees_of_freedom(self.degrees_of_freedom, state)
-        if velocities is not None:
-            return state
+    def _begin(self, positions: jax.Array, key: jax.Array | None) -> tuple[dict[str, Any], jax.Array | None]:
+        degrees_of_freedom(self.degrees_of_freedom, positions)
+        rest = jnp.zeros(self.chain_length, positions.dtype)
+        return {"thermostat_positions": rest, "thermostat_velocities": rest}, key
+
+    def _thermal_velocities(self, state: NoseHooverState, key: jax.Array | None) -> jax.Array:
         key = needed_key(key, "velocities at the temperature, which are not given")
-        return state.replace(
-            velocities=maxwell_boltzmann(key, state.masses, self.temperature, state.positions.shape[1])
-        )
+        return maxwell_boltzmann(key, state.masses, self.temperature, state.positions.shape[1])
 
     def step(self, potential: Potential, state: NoseHooverState) -> NoseHooverState:
         state = velocity_verlet(potential, self._half_step_of_chain(state), self.dt)
@@ -139,7 +118,7 @@ class NoseHoover(Integrator[NoseHooverState]):
 
     def _freedom_and_masses(self, state: NoseHooverState) -> tuple[jax.Array, jax.Array]:
         """N `[]` and Q `[M]`."""
-        N = degrees_of_freedom(self.degrees_of_freedom, state)
+        N = degrees_of_freedom(self.degrees_of_freedom, state.positions)
         coupled = [N] + [jnp.ones_like(N)] * (self.chain_length - 1)  # degrees of freedom that each one rules
         return N, self.temperature * self.relaxation_time**2 * jnp.stack(coupled)
 

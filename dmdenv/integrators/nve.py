@@ -15,10 +15,8 @@ import jax
 
 from dmdenv.integrators.base import Integrator, Scalar, number
 from dmdenv.integrators.state import State
-from dmdenv.neighbors import AllPairs, Pairs
 from dmdenv.potentials import Potential
 from dmdenv.pytree import pytree
-from dmdenv.space import Space
 
 S = TypeVar("S", bound=State)
 
@@ -39,19 +37,6 @@ class NVE(Integrator[State]):
 
     def __post_init__(self):
         object.__setattr__(self, "dt", number("dt", self.dt))
-
-    def init(
-        self,
-        potential: Potential,
-        space: Space,
-        positions: jax.Array,
-        *,
-        velocities: jax.Array | None = None,
-        masses: jax.Array | float = 1.0,
-        pairs: Pairs = AllPairs(),
-        key: jax.Array | None = None,
-    ) -> State:
-        return State.start(potential, space, positions, velocities=velocities, masses=masses, pairs=pairs)
 
     def step(self, potential: Potential, state: State) -> State:
         return velocity_verlet(potential, state, self.dt)

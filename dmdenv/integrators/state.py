@@ -10,6 +10,7 @@ import numpy as np
 from dmdenv.neighbors import AllPairs, NeighborList, Pairs, update
 from dmdenv.potentials import Potential
 from dmdenv.pytree import Replaceable, pytree
+from dmdenv.quantities import kinetic_energy
 from dmdenv.space import Space
 
 
@@ -72,7 +73,7 @@ class State(Replaceable):
     @property
     def kinetic_energy(self) -> jax.Array:
         """`K = sum_i m_i v_i^2 / 2`, `[]`, unit energy."""
-        return 0.5 * jnp.sum(self.masses[:, None] * self.velocities**2)
+        return kinetic_energy(self.velocities, self.masses)
 
     @property
     def overflow(self) -> jax.Array:

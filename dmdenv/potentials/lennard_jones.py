@@ -8,7 +8,7 @@ import math
 
 import jax
 
-from dmdenv.potentials.pair import PairPotential, Truncation, make
+from dmdenv.potentials.pair import PairPotential, Truncation, inverse, make
 from dmdenv.potentials.parameters import ParameterLike
 
 
@@ -46,7 +46,7 @@ def lennard_jones(
 
 
 def _energy(s: jax.Array, *, epsilon: jax.Array, sigma: jax.Array) -> jax.Array:
-    x = (sigma**2 / s) ** 3
+    x = (sigma**2 * inverse(s)) ** 3
     return 4.0 * epsilon * x * (x - 1.0)
 
 

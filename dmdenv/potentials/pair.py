@@ -215,10 +215,22 @@ def truncated(
         return u(s) - u(end) - (jnp.sqrt(s) - cutoff) * 2.0 * cutoff * _derivative(u, end)
     if truncation == "switched":
         assert onset is not None
-        begin = onset**2
-        switch = (end - s) ** 2 * (end + 2.0 * s - 3.0 * begin) / (end - begin) ** 3
-        return u(s) * jnp.where(s > begin, switch, 1.0)
+        return u(s) * switch(s, onset**2, end)
     return u(s)
+
+
+@jax.custom_jvp
+def inverse(s: jax.Array) -> jax.Array:
+    """`1 / s`, of which a force takes one division: JAX's own derivative divides once more."""
+    return 1.0 / s
+
+
+inverse.defjvps(lambda ds, result, s: -ds * result * result)
+
+
+def switch(s: jax.Array, begin: jax.Array, end: jax.Array) -> jax.Array:
+    """S of the module's table, `[]`, from the squared distance s below `end`: 1 up to `begin`."""
+    return jnp.where(s > begin, (end - s) ** 2 * (end + 2.0 * s - 3.0 * begin) / (end - begin) ** 3, 1.0)
 
 
 def _derivative(function: Callable[[jax.Array], jax.Array], s: jax.Array) -> jax.Array:

@@ -5,7 +5,7 @@ Reference: Weeks, Chandler and Andersen, J. Chem. Phys. 54, 5237 (1971), eq. 4.
 
 import jax
 
-from dmdenv.potentials.pair import PairPotential, make
+from dmdenv.potentials.pair import PairPotential, inverse, make
 from dmdenv.potentials.parameters import ParameterLike
 
 
@@ -25,5 +25,5 @@ def wca(*, epsilon: ParameterLike = 1.0, sigma: ParameterLike = 1.0) -> PairPote
 
 
 def _energy(s: jax.Array, *, epsilon: jax.Array, sigma: jax.Array) -> jax.Array:
-    x = (sigma**2 / s) ** 3
+    x = (sigma**2 * inverse(s)) ** 3
     return epsilon * (2.0 * x - 1.0) ** 2

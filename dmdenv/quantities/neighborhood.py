@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmdenv.neighbors import NeighborList, Pairs
+from dmdenv.potentials.pair import switch
 from dmdenv.space import Free, Space
 
 
@@ -21,8 +22,7 @@ def neighbor_weight(s: jax.Array, cutoff: jax.Array | float, onset: jax.Array | 
     if onset is None:
         return jnp.where(inside, 1.0, 0.0).astype(s.dtype)
     end, begin = jnp.asarray(cutoff, s.dtype) ** 2, jnp.asarray(onset, s.dtype) ** 2
-    switch = (end - s) ** 2 * (end + 2.0 * s - 3.0 * begin) / (end - begin) ** 3
-    return jnp.where(inside, jnp.where(s > begin, switch, 1.0), 0.0)
+    return jnp.where(inside, switch(s, begin, end), 0.0)
 
 
 def mean(total: jax.Array, weight: jax.Array) -> jax.Array:

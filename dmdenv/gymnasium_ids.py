@@ -1,0 +1,28 @@
+"""The environments by the names that Gymnasium knows them by.
+
+Nothing here imports JAX, so that `import dmdenv` stays light.
+"""
+
+from typing import Any
+
+import gymnasium
+
+ENTRY_POINT = "dmdenv.envs.gymnasium_adapter"
+
+# Gymnasium's id, and what makes the environment: `make_env(**...)`
+IDS: dict[str, dict[str, Any]] = {
+    "dmdenv/Flocking-v0": {"id": "flocking"},
+    "dmdenv/TrapDrag-v0": {"id": "trap_drag"},
+}
+
+
+def register() -> None:
+    """Register every id; a second call changes nothing."""
+    for name, made_by in IDS.items():
+        if name not in gymnasium.registry:
+            gymnasium.register(
+                id=name,
+                entry_point=f"{ENTRY_POINT}:GymnasiumEnv",
+                vector_entry_point=f"{ENTRY_POINT}:GymnasiumVectorEnv",
+                kwargs=made_by,
+            )

@@ -1,0 +1,209 @@
+"""A batch of instances on the host: numpy in, numpy out, seeds, and room that grows.
+
+What every adapter stands on. All instances run in one compiled program. Each one has a random key of its own, so what
+it does depends on its seed and its actions, and neither on the other instances nor on their number. Where a static
+capacity overflows, the step is computed again with more room.
+"""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dmdenv.envs.base import Env, Params
+
+_log = logging.getLogger("dmdenv")
+
+
+class Step(NamedTuple):
+    """What a step gives, numpy arrays with a leading axis of instances."""
+
+    observations: np.ndarray
+    rewards: np.ndarray  # float64 [num]
+    terminated: np.ndarray  # bool [num]
+    truncated: np.ndarray  # bool [num]
+    info: dict[str, np.ndarray]  # metrics and flags; without the final observation
+    final_observations: np.ndarray  # those before a reset
+
+
+class Instances:
+    """A number of instances of one environment.
+
+    Args:
+        env: the environment; replaced by one with more capacity when that is needed.
+        num: how many instances.
+        params: the parameters, or some of them by name; the others are `env.default_params`.
+
+    Raises:
+        ValueError: for an unknown parameter or a bad value; the message names it and says what is valid.
+    """
+
+    def __init__(self, env: Env, num: int, params: Params | Mapping[str, Any] | None = None):
+        if isinstance(num, bool) or not isinstance(num, int) or num < 1:
+            raise ValueError(f"num_envs = {num!r}; valid: a whole number from 1")
+        self.env, self.num = env, num
+        self.params = env.default_params
+        self.set_params(params)
+        self._keys: np.ndarray | None = None  # uint32 [num, 2]
+        self._states: Any = None
+
+    def set_params(self, params: Params | Mapping[str, Any] | None) -> None:
+        """Other parameters from now on; nothing is compiled anew."""
+        if params is not None:
+            new = self.params.replace(**params) if isinstance(params, Mapping) else params
+            if type(new) is not type(self.params):
+                raise ValueError(f"params is a {type(new).__name__}; valid: a {type(self.params).__name__}")
+            self.env.validate(jax.tree.map(np.asarray, new))
+            self.params = new
+
+    def seed(self, seeds: Sequence[int], where: np.ndarray | None = None) -> None:
+        """Give instances (all, or where the mask is true) the random keys of these seeds, one each."""
+        fresh = np.asarray(_keys_of_seeds(np.asarray(seeds, np.uint32)))
+        everybody = self._keys is None or where is None
+        self._keys = fresh if everybody else np.where(np.asarray(where)[:, None], fresh, np.asarray(self._keys))
+
+    @property
+    def started(self) -> bool:
+        """Whether there has been a reset."""
+        return self._states is not None
+
+    def reset(self, where: np.ndarray | None = None) -> np.ndarray:
+        """Begin an episode in all instances, or where the mask is true; the observations of all."""
+        if where is None or not self.started:
+            return np.array(self._run(lambda programs, states: programs.begin(self._keys, self.params)))
+        return np.array(self._run(lambda programs, states: programs.reset(self._keys, states, where, self.params)))
+
+    def step(self, actions: np.ndarray, *, again: np.ndarray | None = None, autoreset: bool = False) -> Step:
+        """One step of every instance.
+
+        Args:
+            actions: `[num, *action]`.
+            again: where to begin an episode instead; the action is ignored there, the reward is 0.
+            autoreset: whether to begin an episode in the same step where one ends.
+        """
+        again = np.zeros(self.num, bool) if again is None else again
+        actions = np.asarray(actions)
+        expected = (self.num, *self.env.action_shape)
+        if actions.shape != expected:
+            raise ValueError(f"actions has shape {actions.shape}; valid: {expected}, values in [-1, 1]")
+        out = self._run(
+            lambda programs, states: (programs.autoreset if autoreset else programs.step)(
+                self._keys, states, actions, again, self.params
+            )
+        )
+        observations, rewards, terminated, truncated, info = out
+        final = np.array(info.pop("final_observation"))
+        info = {name: np.array(value) for name, value in info.items()}
+        return Step(
+            observations=np.array(observations),
+            rewards=rewards.astype(np.float64),
+            terminated=np.array(terminated),
+            truncated=np.array(truncated),
+            info=info,
+            final_observations=final,
+        )
+
+    def render(self, index: int = 0) -> np.ndarray:
+        """A picture of one instance."""
+        return self.env.render(jax.tree.map(lambda leaf: leaf[index], self._states), self.params)
+
+    def state(self, index: int = 0) -> Any:
+        """The state of one instance."""
+        return jax.tree.map(lambda leaf: leaf[index], self._states)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_states": jax.tree.map(_packed, self._states)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "_states": jax.tree.map(_unpacked, state["_states"])})
+
+    def _run(self, program: Callable) -> Any:
+        """Run a program from the present states, with more room where that overflows; keeps keys and states."""
+        while True:
+            keys, after, out = program(_programs(self.env), self._states)
+            if not np.any(after.overflow):
+                self._keys, self._states = np.asarray(keys), after
+                return jax.device_get(out)
+            self.env = self.env.enlarged()
+            if self.started:
+                self._states = jax.jit(jax.vmap(self.env.adopt))(self._states)
+            _log.info("a capacity of %s overflowed; the step is repeated with more room", self.env.id)
+
+
+@dataclasses.dataclass
+class _KeyData:
+    """A random key as it can be pickled."""
+
+    data: np.ndarray
+
+
+def _packed(leaf: jax.Array) -> np.ndarray | _KeyData:
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return _KeyData(np.asarray(jax.random.key_data(leaf))) if is_key else np.asarray(leaf)
+
+
+def _unpacked(leaf: np.ndarray | _KeyData) -> jax.Array:
+    return jax.random.wrap_key_data(jnp.asarray(leaf.data)) if isinstance(leaf, _KeyData) else jnp.asarray(leaf)
+
+
+class _Programs(NamedTuple):
+    """Compiled functions of a batch; keys are data, so that they pickle."""
+
+    begin: Callable  # (keys, params) -> keys, states, observations
+    reset: Callable  # (keys, states, where, params) -> keys, states, observations
+    step: Callable  # (keys, states, actions, again, params) -> keys, states, the rest of a step
+    autoreset: Callable
+
+
+@functools.cache
+def _programs(env: Env) -> _Programs:
+    observed = jax.vmap(env.observe, (0, None))
+    begun = jax.vmap(env.reset, (0, None))
+
+    def split(keys):
+        pairs = jax.vmap(jax.random.split)(jax.random.wrap_key_data(keys))
+        return jax.random.key_data(pairs[:, 0]), pairs[:, 1]
+
+    def chosen(where, yes, no):
+        return jax.tree.map(lambda a, b: jnp.where(where.reshape(-1, *[1] * (a.ndim - 1)), a, b), yes, no)
+
+    @jax.jit
+    def begin(keys, params):
+        keys, drawn = split(keys)
+        observations, states = begun(drawn, params)
+        return keys, states, observations
+
+    @jax.jit
+    def reset(keys, states, where, params):
+        following, fresh, observations = begin(keys, params)
+        following, states = chosen(where, (following, fresh), (keys, states))
+        return following, states, chosen(where, observations, observed(states, params))
+
+    def stepped(one_step):
+        @jax.jit
+        def step(keys, states, actions, again, params):
+            keys, drawn = split(keys)
+            out = jax.vmap(one_step, (0, 0, 0, None))(drawn, states, actions, params)
+            observations, after, rewards, terminated, truncated, info = out
+
+            def begin_again(now):
+                return chosen(again, begun(drawn, params), now)
+
+            following = observations, after
+            observations, after = jax.lax.cond(jnp.any(again), begin_again, lambda now: now, following)
+            rewards = jnp.where(again, 0.0, rewards)
+            return keys, after, (observations, rewards, terminated & ~again, truncated & ~again, info)
+
+        return step
+
+    return _Programs(begin, reset, stepped(env.step_env), stepped(env.step))
+
+
+@jax.jit
+def _keys_of_seeds(seeds: jax.Array) -> jax.Array:
+    return jax.vmap(lambda seed: jax.random.key_data(jax.random.key(seed)))(seeds)

@@ -1,0 +1,201 @@
+"""Trap drag: against the exact solution, fluctuation relations, the core's Brownian dynamics, and differences."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import dmdenv
+from dmdenv.agents.evaluate import evaluate, random_policy, zero_policy
+from dmdenv.envs.trap_drag import TrapDragParams, jump_work, moved_with_trap
+from dmdenv.integrators import Brownian
+from dmdenv.potentials import external_potential
+from dmdenv.space import Free
+
+MANY = 200_000  # particles: the mean work is known to about 0.1 %
+OTHERS = TrapDragParams(
+    max_steps=7, distance=2.0, duration=3.0, stiffness=2.0, friction=0.5, temperature=0.7
+)  # k t / gamma = 12
+
+
+@functools.cache
+def run(name: str, *, others: bool = False, seed: int = 0) -> np.ndarray:
+    """The work of each particle under a baseline, `[n]`."""
+    env = dmdenv.make_env("trap_drag", particles=MANY)
+    params = OTHERS if others else env.default_params
+    policy = env.baselines(params)[name]
+    return works(env, params, lambda key, observation, step: policy(key, observation), seed)
+
+
+def works(env, params, policy, seed):
+    """The work of each particle, by the energies of the trap alone: `W = dV - Q`, Q from the motion between."""
+
+    @jax.jit
+    def episode(key):
+        reset_key, key = jax.random.split(key)
+        observation, state = env.reset(reset_key, params)
+
+        def step(carry, inputs):
+            (state, observation), (t, key) = carry, inputs
+            action = policy(key, observation, t)
+            k, L, h = params.stiffness, params.distance, params.duration / params.max_steps
+            first, second = L * action
+            work = jump_work(k, state.positions, state.trap, first)
+            y, integral = moved_with_trap(key, state.positions - first, (second - first) / h, h, params)
+            work = work - k * (second - first) / h * integral
+            trap = jnp.where(t + 1 >= params.max_steps, L, second)
+            work = work + jump_work(k, second + y, second, trap)
+            observation, state, reward, *_ = env.step_env(key, state, action, params)
+            return (state, observation), (work, reward)
+
+        steps = int(params.max_steps)
+        inputs = jnp.arange(steps), jax.random.split(key, steps)
+        _, (work, rewards) = jax.lax.scan(step, (state, observation), inputs)
+        return jnp.sum(work, axis=0), jnp.sum(rewards)
+
+    work, total = episode(jax.random.key(seed))
+    assert_allclose(-total, jnp.mean(work), rtol=1e-4)
+    return np.asarray(work, float)
+
+
+@pytest.mark.parametrize(("name", "published"), [("linear", 9.197), ("optimal", 8.333), ("jump", 12.5)])
+def test_protocols_do_the_work_that_theory_says(name, published):
+    assert_allclose(run(name).mean(), published, rtol=5e-3)
+
+
+def z_of(p):
+    return float(p.stiffness * p.duration / p.friction)
+
+
+def linear_work(p):
+    z = z_of(p)
+    return float(p.friction * p.distance**2 / p.duration) * (1 - (1 - np.exp(-z)) / z)
+
+
+def least_work(p):
+    return float(p.stiffness * p.distance**2) / (2 + z_of(p))
+
+
+@pytest.mark.parametrize(("name", "exact"), [("linear", linear_work), ("optimal", least_work)])
+def test_so_they_do_with_other_parameters_and_with_few_steps(name, exact):
+    work = run(name, others=True)
+    assert abs(work.mean() - exact(OTHERS)) < 4 * work.std() / np.sqrt(MANY)
+
+
+@pytest.mark.parametrize("name", ["linear", "optimal", "random"])
+def test_the_work_obeys_the_fluctuation_relation(name):
+    """It is normal, and the free energy difference is 0: `var W = 2 T <W>`, for any protocol (Jarzynski 1997)."""
+    env = dmdenv.make_env("trap_drag", particles=MANY)
+    if name == "random":
+        params = OTHERS.replace(max_steps=5, duration=1.0, distance=0.5)
+        actions = jax.random.uniform(jax.random.key(3), (5, 2), minval=-1, maxval=1)
+        work, T = works(env, params, lambda key, observation, t: actions[t], 1), 0.7
+    else:
+        work, T = run(name, others=True), 0.7
+    spread = np.sqrt(2 / MANY) * work.var()
+    assert abs(work.var() - 2 * T * work.mean()) < 4 * (spread + 2 * T * work.std() / np.sqrt(MANY))
+
+
+def test_particles_move_as_by_the_brownian_dynamics_of_the_core():
+    """Mean and spread behind a moving trap, on the way."""
+    n, k, gamma, T, u, h = 20_000, 2.0, 0.5, 0.7, 3.0, 0.4
+    trap = external_potential(lambda r, k, place: 0.5 * k * jnp.sum((r - place) ** 2), k=k, place=jnp.zeros(1))
+    method, dt = Brownian(dt=h / 400, temperature=T, friction=gamma), h / 400
+    start = 0.3 + 0.1 * jax.random.normal(jax.random.key(0), (n, 1))
+
+    @jax.jit
+    def core(key):
+        def step(state, t):
+            moved = trap.replace(parameters={**trap.parameters, "place": jnp.full(1, u * (t + 0.5) * dt)})
+            return method.step(moved, state), None
+
+        state = method.init(trap, Free(), start, key=key)
+        return jax.lax.scan(step, state, jnp.arange(400))[0].positions[:, 0]
+
+    params = TrapDragParams(stiffness=k, friction=gamma, temperature=T)
+    y, _ = jax.jit(moved_with_trap)(jax.random.key(2), start[:, 0], jnp.float32(u), jnp.float32(h), params)
+    by_core, exact = np.asarray(core(jax.random.key(1))), np.asarray(y) + u * h
+    error = np.hypot(by_core.std(), exact.std()) / np.sqrt(n)
+    assert abs(by_core.mean() - exact.mean()) < 4 * error + 5e-3 * abs(exact.mean())
+    assert_allclose(by_core.std(), exact.std(), rtol=0.03)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_step_is_two_half_steps():
+    """Variances and covariance of the exact solution follow from those of its halves, by series and without."""
+    for z in (1e-3, 0.1, 0.29, 0.31, 0.59, 0.61, 5.0):
+        whole, half = moments(z), moments(z / 2)
+        e = np.exp(-z / 2)
+        C, (yy, yi, ii) = np.array([[e, 0.0], [1 - e, 1.0]]), half  # (y, I) after the second half, from after the first
+        joined = C @ np.array([[yy, yi], [yi, ii]]) @ C.T + np.array([[yy, yi], [yi, ii]])
+        assert_allclose(joined[np.triu_indices(2)], [whole[0], whole[1], whole[2]], rtol=2e-6)
+
+
+def moments(z: float) -> tuple[float, float, float]:
+    """Var y, cov(y, I), var I for k = gamma = T = 1 and the time z, by which the noise enters linearly."""
+    key, n = jax.random.key(0), 2
+    params = TrapDragParams()
+
+    def noise(key):
+        y, integral = moved_with_trap(key, jnp.zeros(n), jnp.zeros(()), jnp.asarray(z), params)
+        return y, integral
+
+    R, Q = jax.random.normal(key, (2, n))
+    y, integral = noise(key)
+    a = y / R  # y = a R, I = b R + c Q
+    b, c = np.linalg.solve(np.stack([R, Q], axis=1), integral)
+    return float(a[0] ** 2), float(a[0] * b), float(b**2 + c**2)
+
+
+@pytest.mark.usefixtures("x64")
+def test_the_gradient_of_an_episode_agrees_with_central_differences():
+    """With respect to actions, initial places and every parameter but the number of steps."""
+    env = dmdenv.make_env("trap_drag", particles=3)
+    params = env.default_params
+    _, state = env.reset(jax.random.key(0), params)
+    actions = 0.9 * jax.random.uniform(jax.random.key(1), (32, 2), minval=-1, maxval=1)
+    keys = jax.random.split(jax.random.key(2), 32)
+    names = [name for name in vars(params) if name != "max_steps"]
+
+    @jax.jit
+    def total(point):
+        actions, positions, values = point
+        p = params.replace(**dict(zip(names, values, strict=True)))
+
+        def step(state, inputs):
+            key, action = inputs
+            _, state, reward, *_ = env.step_env(key, state, action, p)
+            return state, reward
+
+        return jnp.sum(jax.lax.scan(step, state.replace(positions=positions), (keys, actions))[1])
+
+    point = actions, state.positions, jnp.stack([getattr(params, name) for name in names])
+    gradient = jax.jit(jax.grad(total))(point)
+    for seed in range(4):
+        draws = jax.random.split(jax.random.key(seed), 3)
+        direction = tuple(jax.random.normal(k, x.shape) for k, x in zip(draws, point, strict=True))
+        up, down = (total(jax.tree.map(lambda x, d, h=h: x + h * d, point, direction)) for h in (1e-5, -1e-5))
+        along = sum(float(jnp.vdot(g, d)) for g, d in zip(gradient, direction, strict=True))
+        assert_allclose(along, (up - down) / 2e-5, rtol=1e-6)
+
+
+def test_random_and_zero_policies_do_much_more_work():
+    env = dmdenv.make_env("trap_drag")
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def score(policy, key):
+        return jnp.mean(evaluate(env, policy, key, episodes=16, steps=32).returns)
+
+    zero, random = (float(score(policy, jax.random.key(0))) for policy in (zero_policy(env), random_policy(env)))
+    assert zero < -12
+    assert random < -15
+
+
+def test_bad_configurations_are_refused():
+    with pytest.raises(ValueError, match=r"particles = 0; valid: a whole number from 1"):
+        dmdenv.make_env("trap_drag", particles=0)
+    with pytest.raises(ValueError, match=r"stiffness = -1 is out of range"):
+        TrapDragParams(stiffness=-1)
