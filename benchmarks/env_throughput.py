@@ -49,7 +49,8 @@ def programs(env: dmdenv.Env, batch: int) -> tuple[Any, Any, tuple, tuple]:
 
         return jnp.sum(jax.lax.scan(one, states, actions)[1])
 
-    _, states = jax.jit(jax.vmap(env.reset, (0, None)))(keys, params)
+    # done before anything is timed: JAX returns at once, and computes on beside the next compilation
+    _, states = jax.block_until_ready(jax.jit(jax.vmap(env.reset, (0, None)))(keys, params))
     return step, jax.grad(total), (keys, states, actions[0], params), (actions, keys, states, params)
 
 

@@ -121,9 +121,9 @@ class Compiled:
 
 def compile_for(function: Callable, *arguments: Any) -> Compiled:
     """Compile a JAX function for these arguments, without running it."""
-    start = time.perf_counter()
+    start = time.process_time()
     run = jax.jit(function).lower(*arguments).compile()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     memory = run.memory_analysis()
     needed = 0 if memory is None else memory.temp_size_in_bytes + memory.output_size_in_bytes
     return Compiled(run, seconds, needed)

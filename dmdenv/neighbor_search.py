@@ -102,8 +102,8 @@ def _look_at_everybody(space: Space, inside: jax.Array, reach: jax.Array) -> _Se
 
         return _word(test, jnp.minimum(n - first, WORD), n), None
 
-    words, occupied, count, _ = _look(segment, math.ceil(n / WORD))
-    return _Seen(words, occupied, count, jnp.int32(0), lambda s, bit: WORD * s + bit)
+    words, occupied, near, _ = _look(segment, math.ceil(n / WORD))
+    return _Seen(words, occupied, near, jnp.int32(0), lambda s, bit: WORD * s + bit)
 
 
 def _look_in_cells(
@@ -135,14 +135,14 @@ def _look_in_cells(
         word = _word(test, max_in_batch(jnp.minimum(longest, bits_a_word)), m)
         return word, (begin, longest + before)
 
-    words, occupied, count, (begins, longest) = _look(segment, len(rows.width) * words_a_row)
+    words, occupied, near, (begins, longest) = _look(segment, len(rows.width) * words_a_row)
     lane = lax.iota(jnp.int32, m)
 
     def who(s, bit):
         place = jnp.minimum(take(begins.reshape(-1), s * m + lane) + bit, last)
         return take(mine.particles, place)
 
-    return _Seen(words, occupied, count, jnp.max(longest), who)
+    return _Seen(words, occupied, near, jnp.max(longest), who)
 
 
 def _look(segment: Callable, segments: int) -> tuple[jax.Array, jax.Array, jax.Array, PyTree]:
@@ -153,13 +153,13 @@ def _look(segment: Callable, segments: int) -> tuple[jax.Array, jax.Array, jax.A
         segments: how many.
     """
 
-    def visit(count, s):
+    def visit(near, s):
         word, rest = segment(s)
-        return count + lax.population_count(word).astype(jnp.int32), (word, rest)
+        return near + lax.population_count(word).astype(jnp.int32), (word, rest)
 
     m = jax.eval_shape(segment, jnp.int32(0))[0].shape[0]
-    count, (words, rest) = lax.scan(visit, jnp.zeros(m, jnp.int32), jnp.arange(segments, dtype=jnp.int32))
-    return words, bits.pack(words != 0), count, rest
+    near, (words, rest) = lax.scan(visit, jnp.zeros(m, jnp.int32), jnp.arange(segments, dtype=jnp.int32))
+    return words, bits.pack(words != 0), near, rest
 
 
 def _word(test: Callable[[jax.Array], jax.Array], count: jax.Array, m: int) -> jax.Array:
@@ -176,7 +176,6 @@ def _read_out(seen: _Seen, own: jax.Array, capacity: int) -> Neighbors:
     m = own.shape[0]
     lane, table = lax.iota(jnp.int32, m), seen.words.reshape(-1)
     columns = jnp.max(seen.near, initial=0)
-
     used = max_in_batch(jnp.minimum(columns, capacity))
 
     def next_neighbor(carry):

@@ -217,15 +217,23 @@ def _outdated(neighbors: NeighborList, space: Space, positions: jax.Array) -> ja
     """
     carried, least = _deformed(neighbors.space, space, neighbors.positions)
     (moved,) = over_particles(squared_distance, positions.shape[:1], space, positions.T, carried.T)
-    first = jnp.max(moved, initial=0.0)
-    again = jnp.sum(moved == first) > 1
-    second = jnp.where(again, first, jnp.max(jnp.where(moved < first, moved, 0.0), initial=0.0))
+    first, second = _two_largest(moved)
     reach = neighbors.cutoff + neighbors.skin
     if isinstance(neighbors.space, Triclinic):  # farther pairs may have a nearer image than the one in the list
         reach = jnp.minimum(reach, neighbors.space.largest_cutoff(positions.shape[1]))
     closest = least * reach
     # not (a <= b), so that a NaN counts as outdated
     return ~(jnp.sqrt(first) + jnp.sqrt(second) <= closest - neighbors.cutoff)
+
+
+def _two_largest(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The largest of numbers `[n]` from 0 up and the next one, which may be equal; NaN where there is one."""
+
+    def merge(a, b):
+        return jnp.maximum(a[0], b[0]), jnp.maximum(jnp.minimum(a[0], b[0]), jnp.maximum(a[1], b[1]))
+
+    zero = jnp.zeros((), values.dtype)
+    return lax.reduce((values, jnp.zeros_like(values)), (zero, zero), merge, (0,))
 
 
 def _deformed(old: Space, new: Space, positions: jax.Array) -> tuple[jax.Array, jax.Array]:

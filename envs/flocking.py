@@ -42,7 +42,7 @@ from dmdenv.nearest import nearest
 from dmdenv.neighbors import AllPairs, NeighborList, allocate, build, update
 from dmdenv.space import Free, Periodic, Space, norm
 
-_ALL_PAIRS_UP_TO = 128  # boids; `benchmarks/env_throughput.py --crossover` compares
+_ALL_PAIRS_UP_TO = 32  # boids; `benchmarks/env_throughput.py --crossover` compares
 _NEIGHBOR_FEATURES = 5  # presence, position (2), heading (2)
 _OBSTACLE_FEATURES = 3  # presence, position (2)
 

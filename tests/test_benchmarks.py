@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from benchmarks import baselines
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
@@ -76,3 +78,12 @@ def test_the_tables_are_markdown(batched_forces):
     lines = output.splitlines()
     (rule,) = (line for line in lines if line.startswith("|--") and "wanted" in lines[lines.index(line) - 1])
     assert len(rule) == len(lines[lines.index(rule) - 1])
+
+
+def test_baselines_are_scored_beside_doing_nothing_and_chance():
+    rows = {row["policy"]: row for row in baselines.scores("trap_drag", {"particles": 64}, 8)}
+    assert {"zero", "random", "linear", "optimal", "jump"} == set(rows)
+    best = max(rows, key=lambda policy: rows[policy]["return"])
+    assert best in ("optimal", "linear")
+    assert all(row["nonfinite"] == 0 and row["standard_error"] > 0 for row in rows.values())
+    assert rows["optimal"]["metrics"].keys() == {"work", "lag"}
