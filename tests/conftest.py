@@ -14,6 +14,12 @@ hypothesis.settings.load_profile("dmdenv")
 
 
 @pytest.fixture
+def through_cells(monkeypatch):
+    """Neighbours are searched for through cells, however few the particles are."""
+    monkeypatch.setattr("dmdenv.cells._FEW", {2: 0, 3: 0})
+
+
+@pytest.fixture
 def x64():
     """float64 by default; a whole file asks with `pytestmark = pytest.mark.usefixtures("x64")`."""
     with jax.enable_x64(True):

@@ -28,6 +28,12 @@ def id(request):
     return request.param
 
 
+FASTEST = "dmdenv/TrapDrag-v0"
+every_id_slowly = pytest.mark.parametrize(
+    "id", [pytest.param(id, marks=[] if id == FASTEST else [pytest.mark.slow]) for id in IDS]
+)
+
+
 def small(id: str) -> dict:
     return SMALL[IDS[id]["id"]]
 
@@ -115,6 +121,7 @@ def test_one_instance_does_what_the_functional_environment_does(id):
         reference.reset()
 
 
+@every_id_slowly
 @pytest.mark.parametrize("mode", MODES)
 def test_many_instances_do_what_the_functional_environment_does(id, mode):
     """Transition for transition, over ends of episodes at different times, whatever resets them."""
@@ -180,6 +187,7 @@ def step_or_reset(reference, action, *, same_step):
     return reward, end, cut, info
 
 
+@every_id_slowly
 def test_an_instance_does_not_depend_on_how_many_there_are(id):
     def observed(num):
         envs = gymnasium.make_vec(id, num_envs=num, params={"max_steps": 3}, **small(id))
@@ -251,6 +259,7 @@ def test_statistics_of_episodes_are_recorded():
         assert info["episode"]["l"].tolist() == [3, 3]
 
 
+@every_id_slowly
 def test_copies_and_pickles_go_on_alike(id):
     for env in (gymnasium.make(id, **small(id)), gymnasium.make_vec(id, num_envs=2, **small(id))):
         env.reset(seed=0)
@@ -264,6 +273,7 @@ def test_copies_and_pickles_go_on_alike(id):
         env.close()
 
 
+@every_id_slowly
 def test_pictures(id):
     env = gymnasium.make(id, render_mode="rgb_array", **small(id))
     env.reset(seed=0)

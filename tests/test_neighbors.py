@@ -243,8 +243,7 @@ def test_few_particles_are_no_special_case(space, n):
     assert held_pairs(neighbors).sum() == (2 if n == 2 and isinstance(space, Periodic) else 0)
 
 
-@pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 100])
-@pytest.mark.parametrize("d", [2, 3])
+@pytest.mark.parametrize(("n", "d"), [(1, 3), (32, 3), (33, 2), (100, 3)])
 def test_a_small_system_is_searched_without_cells(n, d, monkeypatch):
     """Its list is the one that cells give, but for the order."""
     x = (np.random.default_rng(n).random((n, d)) * 5 - 1).astype(np.float32)
