@@ -125,8 +125,8 @@ class Instances:
     def _run(self, program: Callable) -> Any:
         """Run a program from the present states, with more room where that overflows; keeps keys and states."""
         while True:
-            keys, after, out = program(_programs(self.env), self._states)
-            if not np.any(after.overflow):
+            keys, after, overflow, out = program(_programs(self.env), self._states)
+            if not np.any(overflow):
                 self._keys, self._states = np.asarray(keys), after
                 return jax.device_get(out)
             self.env = self.env.enlarged()
@@ -154,9 +154,9 @@ def _unpacked(leaf: np.ndarray | _KeyData) -> jax.Array:
 class _Programs(NamedTuple):
     """Compiled functions of a batch; keys are data, so that they pickle."""
 
-    begin: Callable  # (keys, params) -> keys, states, observations
-    reset: Callable  # (keys, states, where, params) -> keys, states, observations
-    step: Callable  # (keys, states, actions, again, params) -> keys, states, the rest of a step
+    begin: Callable  # (keys, params) -> keys, states, overflow, observations
+    reset: Callable  # (keys, states, where, params) -> keys, states, overflow, observations
+    step: Callable  # (keys, states, actions, again, params) -> keys, states, overflow, the rest of a step
     autoreset: Callable
 
 
@@ -176,13 +176,13 @@ def _programs(env: Env) -> _Programs:
     def begin(keys, params):
         keys, drawn = split(keys)
         observations, states = begun(drawn, params)
-        return keys, states, observations
+        return keys, states, states.overflow, observations
 
     @jax.jit
     def reset(keys, states, where, params):
-        following, fresh, observations = begin(keys, params)
+        following, fresh, overflow, observations = begin(keys, params)
         following, states = chosen(where, (following, fresh), (keys, states))
-        return following, states, chosen(where, observations, observed(states, params))
+        return following, states, overflow & where, chosen(where, observations, observed(states, params))
 
     def stepped(one_step):
         @jax.jit
@@ -197,7 +197,8 @@ def _programs(env: Env) -> _Programs:
             following = observations, after
             observations, after = jax.lax.cond(jnp.any(again), begin_again, lambda now: now, following)
             rewards = jnp.where(again, 0.0, rewards)
-            return keys, after, (observations, rewards, terminated & ~again, truncated & ~again, info)
+            overflow = info["overflow"] | after.overflow  # of the episode that ended, and of the one that began
+            return keys, after, overflow, (observations, rewards, terminated & ~again, truncated & ~again, info)
 
         return step
 

@@ -314,9 +314,11 @@ def test_processes_of_their_own_work():
 # --- what may go wrong ------------------------------------------------------------------------------------------------
 
 
-def test_a_list_that_overflows_grows_and_the_step_is_repeated():
-    """As if there had been room from the start."""
-    crowd = {"boids": 40, "pairs": "list", "params": {"cohesion": 50.0, "avoidance": 0.0}}
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_a_list_that_overflows_grows_and_the_step_is_repeated(mode):
+    """As if there had been room from the start; also where the step that overflows is the last of an episode."""
+    crowd = {"boids": 40, "pairs": "list", "autoreset_mode": mode}
+    crowd["params"] = {"cohesion": 50.0, "avoidance": 0.0, "max_steps": 1 if mode == "SameStep" else 256}
     tight = gymnasium.make_vec("dmdenv/Flocking-v0", num_envs=2, slack=1.0, **crowd)
     roomy = gymnasium.make_vec("dmdenv/Flocking-v0", num_envs=2, slack=30.0, **crowd)
     tight.reset(seed=0)
