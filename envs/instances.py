@@ -49,7 +49,7 @@ class Instances:
         self.env, self.num = env, num
         self.params = env.default_params
         self.set_params(params)
-        self._keys: np.ndarray | None = None  # uint32 [num, 2]
+        self._keys: np.ndarray | None = None  # key data, [num, ...]
         self._states: Any = None
 
     def set_params(self, params: Params | Mapping[str, Any] | None) -> None:

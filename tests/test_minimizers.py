@@ -188,7 +188,10 @@ def lattice_sum(cutoff=2.5):
 @pytest.mark.parametrize(("box", "pressure"), [("isotropic", 5.0), ("axes", 0.0), ("cell", 5.0)])
 def test_a_crystal_finds_the_lattice_constant_of_its_pressure(box, pressure):
     """The enthalpy of the lattice sum, minimised as a function of one number."""
-    enthalpy = lambda a: lattice_sum()(a) + pressure * a**3 / 4  # noqa: E731
+
+    def enthalpy(a):
+        return lattice_sum()(a) + pressure * a**3 / 4
+
     best = scipy.optimize.minimize_scalar(enthalpy, bounds=(1.45, 1.6), method="bounded", options={"xatol": 1e-10})
     r, side = crystal(4, 4 / 1.58**3, noise=0.01)
     space = Triclinic(np.eye(3) * side) if box == "cell" else Periodic(np.array([1.0, 0.99, 1.01]) * side)

@@ -153,7 +153,7 @@ def test_order_agrees_with_freud():
     for l in (3, 6, 12):
         peer = freud.order.Steinhardt(l=l).compute(system, neighbors={"r_max": 1.4}).particle_order
         q = steinhardt(Periodic(side), r, AllPairs(), l=l, cutoff=1.4)
-        np.testing.assert_allclose(q, np.nan_to_num(peer), atol=1e-5)
+        np.testing.assert_allclose(q, np.nan_to_num(peer), atol=1e-5)  # freud has NaN where nobody is near, this 0
     peer = freud.order.Steinhardt(l=6, average=True).compute(system, neighbors={"r_max": 1.4}).particle_order
     q = averaged_steinhardt(Periodic(side), r, AllPairs(), l=6, cutoff=1.4)
     np.testing.assert_allclose(q, np.nan_to_num(peer), atol=1e-5)
