@@ -15,18 +15,19 @@ def environment(id: str, assignments: Sequence[str], *, base: dict[str, Any] | N
 
     Args:
         id: environment id.
-        assignments: `KEY=VALUE` for static fields.
+        assignments: `KEY=VALUE` for the task and static fields.
         base: fields to start from instead of the environment's defaults.
 
     Raises:
-        UsageError: for an unknown id, an unknown field, or a value of the wrong type or out of range.
+        UsageError: for an unknown id, an unknown task or field, or a value of the wrong type or out of range.
     """
-    with blaming("ENV"):
-        fields = {field.name: field for field in dataclasses.fields(env_class(id))}  # pyright: ignore[reportArgumentType]
     config = dict(base or {})
-    for assignment in assignments:
+    with blaming("ENV"):
+        env_class(id)
+    for assignment in sorted(assignments, key=lambda assignment: not assignment.startswith("task=")):
         with blaming(f"--env {assignment}"):
             name, value = _assignment(assignment)
+            fields = {field.name: field for field in dataclasses.fields(env_class(id, config.get("task")))}  # pyright: ignore[reportArgumentType]
             if name in fields:
                 _check_type(value, fields[name].default)
             config[name] = value

@@ -14,7 +14,7 @@ import numpy as np
 from dmdenv.agents.runs import field_values
 from dmdenv.agents.usage import blaming
 from dmdenv.envs.base import Env, Params
-from dmdenv.envs.registry import env_class, make_env, registered_envs
+from dmdenv.envs.registry import env_class, make_env, registered_envs, registered_tasks
 
 
 def list_envs(id: str | None) -> None:
@@ -25,18 +25,19 @@ def list_envs(id: str | None) -> None:
     """
     with blaming("ENV"):
         ids = registered_envs() if id is None else (env_class(id).id,)
-    print("\n\n".join(describe(make_env(id)) for id in ids))
+    print("\n\n".join(describe(make_env(id, task=task)) for id in ids for task in registered_tasks(id)))
 
 
 def describe(env: Env) -> str:
     """An environment with its default configuration, as text."""
     title = (inspect.getdoc(type(env)) or "").split("\n\n")[0].replace("\n", " ")
     meanings = _documented_arguments(type(env))
+    meanings["task"] = f"one of {', '.join(registered_tasks(env.id))}"
     config = [(name, repr(value), meanings.get(name, "")) for name, value in field_values(env).items()]
     params = env.default_params
     rows = [_parameter_row(field, params) for field in dataclasses.fields(params)]
     sections = [
-        f"{env.id}: {title}",
+        f"{env.id}, task {env.task}: {title}",
         f"  observations  {env.observation_space(params)}",
         f"  actions       {env.action_space(params)}",
         "  configuration (--env KEY=VALUE)",

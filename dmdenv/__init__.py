@@ -6,14 +6,14 @@ from dmdenv import gymnasium_ids
 
 if TYPE_CHECKING:
     from dmdenv.envs.base import Env
-    from dmdenv.envs.registry import make_env, registered_envs
+    from dmdenv.envs.registry import make_env, registered_envs, registered_tasks
 
 __version__ = "0.1.0"
-__all__ = ["Env", "__version__", "make_env", "registered_envs"]
+__all__ = ["Env", "__version__", "make_env", "registered_envs", "registered_tasks"]
 
 gymnasium_ids.register()
 
-_ENVIRONMENT_API = ("Env", "make_env", "registered_envs")
+_ENVIRONMENT_API = ("Env", "make_env", "registered_envs", "registered_tasks")
 
 
 def __getattr__(name: str) -> Any:

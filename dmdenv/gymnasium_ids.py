@@ -3,16 +3,14 @@
 Nothing here imports JAX, so that `import dmdenv` stays light.
 """
 
-from typing import Any
-
 import gymnasium
 
 ENTRY_POINT = "dmdenv.envs.gymnasium_adapter"
 
-# Gymnasium's id, and what makes the environment: `make_env(**...)`
-IDS: dict[str, dict[str, Any]] = {
-    "dmdenv/Flocking-v0": {"id": "flocking"},
-    "dmdenv/TrapDrag-v0": {"id": "trap_drag"},
+# Gymnasium's id, and what makes the environment: `make_env(**...)`; in the order of the registry
+IDS: dict[str, dict[str, str]] = {
+    "dmdenv/Flocking-v0": {"id": "flocking", "task": "align"},
+    "dmdenv/TrapDrag-v0": {"id": "trap_drag", "task": "drag"},
 }
 
 
@@ -24,5 +22,5 @@ def register() -> None:
                 id=name,
                 entry_point=f"{ENTRY_POINT}:GymnasiumEnv",
                 vector_entry_point=f"{ENTRY_POINT}:GymnasiumVectorEnv",
-                kwargs=made_by,
+                kwargs=dict(made_by),
             )

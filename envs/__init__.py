@@ -4,6 +4,6 @@ if __name__ == "envs":
     raise ImportError("import dmdenv.envs instead of envs: a second copy of every class would be made otherwise")
 
 from dmdenv.envs.base import Env, Params, State
-from dmdenv.envs.registry import make_env, registered_envs
+from dmdenv.envs.registry import make_env, registered_envs, registered_tasks
 
-__all__ = ["Env", "Params", "State", "make_env", "registered_envs"]
+__all__ = ["Env", "Params", "State", "make_env", "registered_envs", "registered_tasks"]

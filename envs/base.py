@@ -32,6 +32,11 @@ def parameter(*, default: float | int, unit: str, doc: str, low: float = -np.inf
     return dataclasses.field(default=default, metadata={"unit": unit, "doc": doc, "low": low, "high": high})
 
 
+def task_field(name: str) -> Any:
+    """The field `task` of an environment's class: one class a task, found by the registry."""
+    return dataclasses.field(default=name, init=False)
+
+
 @dataclass_transform(frozen_default=True, field_specifiers=(parameter,))
 class Params(Replaceable):
     """Base of an environment's dynamic parameters: a frozen pytree whose every leaf is an array.
@@ -117,6 +122,7 @@ class Env(abc.ABC, Generic[S, P]):
     """
 
     id: ClassVar[str]
+    task: str  # what there is to do; a field made by `task_field`, so that it belongs to the configuration
     state_type: ClassVar[type[State]]
     finite_horizon: ClassVar[bool] = False  # whether the end at `max_steps` belongs to the task, and is no time limit
 

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.envs.base import Baseline, CapacityExceeded, Env, Transition, initial_flags
+from dmdenv.envs.base import Baseline, CapacityExceeded, Env, Transition, initial_flags, task_field
 from dmdenv.envs.boids import (
     FlockingParams,
     FlockingState,
@@ -80,6 +80,7 @@ class Flocking(Env[FlockingState, FlockingParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
+    task: str = task_field("align")
     boids: int = 32
     obstacles: int = 2
     predators: int = 0

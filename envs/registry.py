@@ -1,4 +1,4 @@
-"""Environment ids, in one table."""
+"""Environment ids and their tasks, in one table."""
 
 import dataclasses
 import functools
@@ -7,9 +7,10 @@ from typing import Any
 
 from dmdenv.envs.base import Env
 
-_ENVS = {
-    "flocking": "dmdenv.envs.flocking:Flocking",
-    "trap_drag": "dmdenv.envs.trap_drag:TrapDrag",
+# id: {task: class}; the first task is the default one
+_ENVS: dict[str, dict[str, str]] = {
+    "flocking": {"align": "dmdenv.envs.flocking:Flocking"},
+    "trap_drag": {"drag": "dmdenv.envs.trap_drag:TrapDrag"},
 }
 
 
@@ -18,36 +19,50 @@ def registered_envs() -> tuple[str, ...]:
     return tuple(sorted(_ENVS))
 
 
-def env_class(id: str) -> type[Env]:
-    """The class behind an id.
+def registered_tasks(id: str) -> tuple[str, ...]:
+    """The tasks of an environment, which `make_env` takes as `task`; the first one is the default.
 
     Raises:
         ValueError: for an unknown id; the message lists the valid ones.
     """
     if id not in _ENVS:
         raise ValueError(f"unknown environment id {id!r}; valid ids: {', '.join(registered_envs())}")
-    module, name = _ENVS[id].split(":")
+    return tuple(_ENVS[id])
+
+
+def env_class(id: str, task: str | None = None) -> type[Env]:
+    """The class behind an id and a task (by default the first one).
+
+    Raises:
+        ValueError: for an unknown id or task; the message lists the valid ones.
+    """
+    tasks = registered_tasks(id)
+    task = tasks[0] if task is None else task
+    if task not in tasks:
+        raise ValueError(f"{id!r} has no task {task!r}; valid tasks: {', '.join(tasks)}")
+    module, name = _ENVS[id][task].split(":")
     return getattr(importlib.import_module(module), name)
 
 
-def make_env(id: str, **config: Any) -> Env:
+def make_env(id: str, *, task: str | None = None, **config: Any) -> Env:
     """An environment by its id.
 
     Equal ids and configurations give the same object, so that they share compiled code.
 
     Args:
         id: one of `registered_envs()`.
-        config: static configuration, the fields of the environment's class (sizes, capacities, task).
+        task: one of `registered_tasks(id)`, by default the first one.
+        config: static configuration, the fields of the environment's class (sizes, capacities).
 
     Raises:
-        ValueError: for an unknown id or field (the message lists the valid ones), or a value that the environment
-            refuses.
+        ValueError: for an unknown id, task or field (the message lists the valid ones), or a value that the
+            environment refuses.
     """
-    cls = env_class(id)
-    fields = [f.name for f in dataclasses.fields(cls)]  # pyright: ignore[reportArgumentType]
+    cls = env_class(id, task)
+    fields = [f.name for f in dataclasses.fields(cls) if f.init]  # pyright: ignore[reportArgumentType]
     unknown = sorted(set(config) - set(fields))
     if unknown:
-        raise ValueError(f"{id!r} has no configuration field {unknown[0]!r}; valid fields: {', '.join(fields)}")
+        raise ValueError(f"{id!r} has no configuration field {unknown[0]!r}; valid fields: task, {', '.join(fields)}")
     return _intern(cls(**config))
 
 

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.envs.base import Baseline, Env, Params, State, Transition, initial_flags, parameter
+from dmdenv.envs.base import Baseline, Env, Params, State, Transition, initial_flags, parameter, task_field
 from dmdenv.pytree import pytree
 
 
@@ -76,6 +76,7 @@ class TrapDrag(Env[TrapDragState, TrapDragParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
+    task: str = task_field("drag")
     particles: int = 256
 
     id = "trap_drag"

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.envs.base import CapacityExceeded, Env, Params, State, Transition, initial_flags, parameter
+from dmdenv.envs.base import CapacityExceeded, Env, Params, State, Transition, initial_flags, parameter, task_field
 from dmdenv.pytree import pytree
 
 S = TypeVar("S", bound=State)
@@ -19,6 +19,8 @@ Shape = tuple[int, ...]
 @dataclasses.dataclass(frozen=True)
 class Probe(Env[S, P], Generic[S, P]):
     """What the probes share: spaces by their shapes, and a picture that shows the time as a grey."""
+
+    task: str = task_field("probe")
 
     @property
     def shapes(self) -> tuple[Shape, Shape]:
@@ -224,4 +226,7 @@ def new_cue(key: jax.Array, rows: int) -> jax.Array:
     return jax.random.uniform(key, (rows,), minval=-1.0, maxval=1.0)
 
 
-PROBES = {cls.id: f"probe_envs:{cls.__name__}" for cls in (BestAction, Brittle, Crowded, Misfit, PointMass, ReadTheCue)}
+PROBES = {
+    cls.id: {"probe": f"probe_envs:{cls.__name__}"}
+    for cls in (BestAction, Brittle, Crowded, Misfit, PointMass, ReadTheCue)
+}

@@ -84,7 +84,7 @@ def test_list_shows_spaces_configuration_and_parameters(capsys):
     assert all(id in printed for id in PROBES)
     assert dmdenv("list", "best_action") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("best_action: Reward -scale (action - target)^2, whatever the state")
+    assert lines[0].startswith("best_action, task probe: Reward -scale (action - target)^2, whatever the state")
     assert any(line.split() == ["actions", "Box(-1.0,", "1.0,", "(1,),", "float32)"] for line in lines)
     assert any(line.split() == ["label", "'probe'", "a", "word."] for line in lines)
     assert any(line.split() == "target 0.5 1 -1 to 1 the action that is best".split() for line in lines)

@@ -1,4 +1,4 @@
-"""One contract, every registered environment."""
+"""One contract, every registered environment and task, in small configurations."""
 
 import dataclasses
 import functools
@@ -9,26 +9,26 @@ import numpy as np
 import pytest
 
 import dmdenv
+from small_envs import NAMES, TASKS, small_env
 
-IDS = dmdenv.registered_envs()
 BATCH = 3
 
 
 @functools.cache
-def compiled(id):
+def compiled(name):
     """An environment and its jitted functions, shared by the tests: compilation is what takes time."""
-    env = dmdenv.make_env(id)
+    env = small_env(*name)
     return env, jax.jit(env.reset), jax.jit(env.step), jax.jit(env.step_env)
 
 
 @functools.cache
-def compiled_batch(id):
-    env = dmdenv.make_env(id)
+def compiled_batch(name):
+    env = small_env(*name)
     return jax.jit(jax.vmap(env.reset, (0, None))), jax.jit(jax.vmap(env.step, (0, 0, 0, None)))
 
 
-@pytest.fixture(params=IDS)
-def id(request):
+@pytest.fixture(params=TASKS, ids=NAMES)
+def name(request):
     return request.param
 
 
@@ -50,8 +50,8 @@ def assert_close(a, b, tolerance=1e-5):
     jax.tree.map(compare, a, b)
 
 
-def test_observations_and_actions_are_in_their_spaces(id):
-    env, reset, step, _ = compiled(id)
+def test_observations_and_actions_are_in_their_spaces(name):
+    env, reset, step, _ = compiled(name)
     params = env.default_params
     obs, state = reset(jax.random.key(0), params)
     assert env.observation_space(params).contains(np.asarray(obs))
@@ -65,21 +65,21 @@ def test_observations_and_actions_are_in_their_spaces(id):
     assert isinstance(state, env.state_type)
 
 
-def test_equal_configurations_are_one_environment_and_different_ones_differ(id):
-    env = dmdenv.make_env(id)
-    assert dmdenv.make_env(id) is env
+def test_equal_configurations_are_one_environment_and_different_ones_differ(name):
+    env = small_env(*name)
+    assert small_env(*name) is env
     assert hash(dataclasses.replace(env)) == hash(env) and dataclasses.replace(env) == env
 
 
-def test_every_leaf_of_the_parameters_and_of_the_state_is_an_array(id):
-    env, reset, _, _ = compiled(id)
+def test_every_leaf_of_the_parameters_and_of_the_state_is_an_array(name):
+    env, reset, _, _ = compiled(name)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(env.default_params))
     assert len(jax.tree.leaves(env.default_params)) == len(dataclasses.fields(env.default_params))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(reset(jax.random.key(0), env.default_params)))
 
 
-def test_jit_equals_eager(id):
-    env, reset, step, _ = compiled(id)
+def test_jit_equals_eager(name):
+    env, reset, step, _ = compiled(name)
     params = env.default_params
     eager = env.reset(jax.random.key(0))
     assert_close(eager, reset(jax.random.key(0), params))
@@ -87,9 +87,9 @@ def test_jit_equals_eager(id):
     assert_close(env.step(jax.random.key(1), eager[1], action), step(jax.random.key(1), eager[1], action, params))
 
 
-def test_vmap_equals_a_loop_and_scan_equals_a_loop(id):
-    env, reset, step, _ = compiled(id)
-    batch_reset, batch_step = compiled_batch(id)
+def test_vmap_equals_a_loop_and_scan_equals_a_loop(name):
+    env, reset, step, _ = compiled(name)
+    batch_reset, batch_step = compiled_batch(name)
     params = env.default_params.replace(max_steps=4)  # so that a reset falls into the rollout
     _, states = batch_reset(keys(0), params)
     actions = random_action(env, batch=(6, BATCH))
@@ -114,8 +114,8 @@ def test_vmap_equals_a_loop_and_scan_equals_a_loop(id):
         assert_close(state, jax.tree.map(lambda x, b=b: x[b], final), 2e-4)
 
 
-def test_step_is_step_env_until_the_episode_ends(id):
-    env, reset, step, step_env = compiled(id)
+def test_step_is_step_env_until_the_episode_ends(name):
+    env, reset, step, step_env = compiled(name)
     params = env.default_params
     _, state = reset(jax.random.key(0), params)
     action = random_action(env)
@@ -124,9 +124,9 @@ def test_step_is_step_env_until_the_episode_ends(id):
     assert_close(step(key, state, action, params), step_env(step_key, state, action, params), 1e-6)
 
 
-def test_a_step_at_the_time_limit_ends_and_returns_a_fresh_episode(id):
+def test_a_step_at_the_time_limit_ends_and_returns_a_fresh_episode(name):
     """It truncates, but where the end belongs to the task: there it terminates."""
-    env, reset, step, step_env = compiled(id)
+    env, reset, step, step_env = compiled(name)
     params = env.default_params.replace(max_steps=2)
     _, state = reset(jax.random.key(0), params)
     action = random_action(env)
@@ -142,9 +142,9 @@ def test_a_step_at_the_time_limit_ends_and_returns_a_fresh_episode(id):
     assert not np.allclose(obs, info["final_observation"])
 
 
-def test_instances_reset_independently_and_differently(id):
-    env, _, _, _ = compiled(id)
-    batch_reset, batch_step = compiled_batch(id)
+def test_instances_reset_independently_and_differently(name):
+    env, _, _, _ = compiled(name)
+    batch_reset, batch_step = compiled_batch(name)
     params = env.default_params.replace(max_steps=3)
     obs, states = batch_reset(keys(0), params)
     assert not np.allclose(obs[0], obs[1])
@@ -159,19 +159,19 @@ def test_instances_reset_independently_and_differently(id):
     assert not np.allclose(obs[1], info["final_observation"][1])
 
 
-def test_under_vmap_the_reset_is_a_conditional(id):
+def test_under_vmap_the_reset_is_a_conditional(name):
     """It runs only in a step in which some instance ends: the compiled program still has a branch."""
-    env, _, _, _ = compiled(id)
-    _, batch_step = compiled_batch(id)
+    env, _, _, _ = compiled(name)
+    _, batch_step = compiled_batch(name)
     params = env.default_params
-    _, states = compiled_batch(id)[0](keys(0), params)
+    _, states = compiled_batch(name)[0](keys(0), params)
     lowered = batch_step.lower(keys(1), states, random_action(env, batch=(BATCH,)), params)
     assert "stablehlo.case" in lowered.as_text()
     assert "conditional" in lowered.compile().as_text()
 
 
-def test_changing_parameters_does_not_recompile(id):
-    env = dmdenv.make_env(id)
+def test_changing_parameters_does_not_recompile(name):
+    env = small_env(*name)
     traces = []
 
     @jax.jit
@@ -188,8 +188,8 @@ def test_changing_parameters_does_not_recompile(id):
     assert len(traces) == 1
 
 
-def test_no_gradient_flows_through_a_reset(id):
-    env, reset, _, _ = compiled(id)
+def test_no_gradient_flows_through_a_reset(name):
+    env, reset, _, _ = compiled(name)
 
     @jax.jit
     def gradients(state, action, params):
@@ -208,16 +208,14 @@ def test_no_gradient_flows_through_a_reset(id):
     assert np.any(going_on[0]) and all(np.all(np.isfinite(g)) for g in jax.tree.leaves(going_on))
 
 
-def test_a_nonfinite_instance_is_flagged_ends_and_harms_no_other(id):
-    env, _, _, _ = compiled(id)
-    batch_reset, batch_step = compiled_batch(id)
+def test_a_nonfinite_instance_is_flagged_ends_and_harms_no_other(name):
+    env, _, _, _ = compiled(name)
+    batch_reset, batch_step = compiled_batch(name)
     params = env.default_params
     _, states = batch_reset(keys(0), params)
     action = random_action(env, batch=(BATCH,))
     healthy = batch_step(keys(1), states, action, params)
-    floating = {f.name: getattr(states, f.name) for f in dataclasses.fields(states)}
-    floating = {k: x for k, x in floating.items() if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.floating)}
-    broken = dataclasses.replace(states, **{name: x.at[1].set(jnp.nan) for name, x in floating.items()})
+    broken = jax.tree.map(lambda x: x.at[1].set(jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x, states)
     out = batch_step(keys(1), broken, action, params)
     np.testing.assert_array_equal(out[5]["nonfinite"], [False, True, False])
     np.testing.assert_array_equal(out[3], [False, True, False])
@@ -227,8 +225,8 @@ def test_a_nonfinite_instance_is_flagged_ends_and_harms_no_other(id):
         assert_close(*(jax.tree.map(lambda x, b=b: x[b], x) for x in (out, healthy)), 1e-6)
 
 
-def test_actions_beyond_the_space_are_clipped(id):
-    env, reset, step, _ = compiled(id)
+def test_actions_beyond_the_space_are_clipped(name):
+    env, reset, step, _ = compiled(name)
     params = env.default_params
     _, state = reset(jax.random.key(0), params)
     action = random_action(env)
@@ -236,56 +234,61 @@ def test_actions_beyond_the_space_are_clipped(id):
     assert_close(step(jax.random.key(1), state, 7.0 * over, params), step(jax.random.key(1), state, over, params), 1e-6)
 
 
-def test_an_action_of_the_wrong_shape_is_refused(id):
-    env, reset, _, _ = compiled(id)
+def test_an_action_of_the_wrong_shape_is_refused(name):
+    env, reset, _, _ = compiled(name)
     _, state = reset(jax.random.key(0), env.default_params)
     with pytest.raises(ValueError, match=r"action has shape \(5, 7\); .* takes .*jax.vmap"):
         env.step(jax.random.key(1), state, jnp.zeros((5, 7)))
 
 
-def test_every_parameter_has_unit_meaning_and_range_and_refuses_what_is_invalid(id):
-    params = dmdenv.make_env(id).default_params
+def test_every_parameter_has_unit_meaning_and_range_and_refuses_what_is_invalid(name):
+    params = small_env(*name).default_params
     for field in dataclasses.fields(params):
         assert {"unit", "doc", "low", "high"} <= set(field.metadata)
-        name = f"{type(params).__name__}.{field.name}"
-        with pytest.raises(ValueError, match=rf"{name} = nan is out of range; valid: .* from .* to"):
+        full = f"{type(params).__name__}.{field.name}"
+        with pytest.raises(ValueError, match=rf"{full} = nan is out of range; valid: .* from .* to"):
             params.replace(**{field.name: float("nan")})
-        with pytest.raises(TypeError, match=rf"{name} = 'x' is not a number; valid"):
+        with pytest.raises(TypeError, match=rf"{full} = 'x' is not a number; valid"):
             params.replace(**{field.name: "x"})
         low, high = field.metadata["low"], field.metadata["high"]
         for outside in (x for x in (low - 1, high + 1) if np.isfinite(x)):
-            with pytest.raises(ValueError, match=f"{name} = .* is out of range; valid"):
+            with pytest.raises(ValueError, match=f"{full} = .* is out of range; valid"):
                 params.replace(**{field.name: outside})
     with pytest.raises(ValueError, match=r"max_steps = 2.5 is not whole"):
         params.replace(max_steps=2.5)
 
 
-def test_unknown_parameters_are_refused_with_the_valid_ones(id):
-    params = dmdenv.make_env(id).default_params
+def test_unknown_parameters_are_refused_with_the_valid_ones(name):
+    params = small_env(*name).default_params
     with pytest.raises(ValueError, match=r"has no field 'sped'; valid fields: max_steps, "):
         params.replace(sped=1.0)
 
 
-def test_unknown_ids_and_configuration_fields_are_refused_with_the_valid_ones(id):
+def test_unknown_ids_tasks_and_configuration_fields_are_refused_with_the_valid_ones(name):
+    id, task = name
     with pytest.raises(ValueError, match=rf"unknown environment id 'floking'; valid ids: .*{id}"):
         dmdenv.make_env("floking")
-    fields = ", ".join(f.name for f in dataclasses.fields(dmdenv.make_env(id)))
+    with pytest.raises(ValueError, match=rf"'{id}' has no task 'alin'; valid tasks: .*{task}"):
+        dmdenv.make_env(id, task="alin")
+    fields = ", ".join(f.name for f in dataclasses.fields(small_env(*name)))
     with pytest.raises(ValueError, match=rf"'{id}' has no configuration field 'boid'; valid fields: {fields}"):
-        dmdenv.make_env(id, boid=3)
+        dmdenv.make_env(id, task=task, boid=3)
 
 
-def test_a_picture_is_an_image_and_shows_the_state(id):
-    env, reset, _, _ = compiled(id)
+def test_a_picture_is_an_image_and_shows_the_state(name):
+    env, reset, _, _ = compiled(name)
     pictures = [env.render(reset(jax.random.key(seed), env.default_params)[1]) for seed in (0, 1)]
     assert pictures[0].dtype == np.uint8 and pictures[0].ndim == 3 and pictures[0].shape[2] == 3
     assert np.mean(pictures[0] != pictures[1]) > 0.005
 
 
-def test_legacy_keys_work_too(id):
-    env = dmdenv.make_env(id)
+def test_legacy_keys_work_too(name):
+    env = small_env(*name)
     obs, state = env.reset(jax.random.PRNGKey(0))
     assert np.all(np.isfinite(env.step(jax.random.PRNGKey(1), state, random_action(env))[0]))
 
 
 def test_ids_are_sorted_and_in_the_facade():
-    assert tuple(sorted(IDS)) == IDS == dmdenv.registered_envs()
+    ids = dmdenv.registered_envs()
+    assert tuple(sorted(ids)) == ids
+    assert all(dmdenv.make_env(id).task == dmdenv.registered_tasks(id)[0] for id in ids)

@@ -14,11 +14,10 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordVectorStatistics
 
-import dmdenv
 from dmdenv.envs.gymnasium_adapter import GymnasiumEnv, GymnasiumVectorEnv, _own_seed
 from dmdenv.gymnasium_ids import IDS
+from small_envs import SMALL, TASKS, small_env
 
-SMALL = {"flocking": {"boids": 5}, "trap_drag": {"particles": 4}}  # static configurations that compile fast
 MODES = [mode.value for mode in AutoresetMode]
 FLOCK = {"boids": 5, "params": {"max_steps": 3}}
 
@@ -35,11 +34,11 @@ every_id_slowly = pytest.mark.parametrize(
 
 
 def small(id: str) -> dict:
-    return SMALL[IDS[id]["id"]]
+    return SMALL[IDS[id]["id"], IDS[id]["task"]]
 
 
-def test_every_environment_has_an_id():
-    assert {made_by["id"] for made_by in IDS.values()} == set(dmdenv.registered_envs())
+def test_every_environment_and_task_has_an_id():
+    assert [(made_by["id"], made_by["task"]) for made_by in IDS.values()] == TASKS
 
 
 @pytest.mark.filterwarnings("error")
@@ -73,7 +72,7 @@ def test_outputs_are_of_the_declared_types_and_belong_to_the_caller(id):
 
 @functools.cache
 def functional(id: str):
-    env = dmdenv.make_env(IDS[id]["id"], **small(id))
+    env = small_env(**IDS[id])
     return env, jax.jit(env.reset), jax.jit(env.step_env)
 
 

@@ -1,0 +1,14 @@
+"""Every environment and task, with a static configuration that is small and compiles fast."""
+
+from dmdenv.envs.registry import make_env, registered_envs, registered_tasks
+
+SMALL = {
+    ("flocking", "align"): {"boids": 5},
+    ("trap_drag", "drag"): {"particles": 16},
+}
+TASKS = [(id, task) for id in registered_envs() for task in registered_tasks(id)]
+NAMES = [f"{id}-{task}" for id, task in TASKS]
+
+
+def small_env(id, task):
+    return make_env(id, task=task, **SMALL[id, task])
