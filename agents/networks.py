@@ -82,23 +82,19 @@ def deterministic_policy(env: Env, hidden: Sequence[int], key: jax.Array) -> Det
     Raises:
         UnfitError: when no policy on the last axis fits the shapes; the message says what would.
     """
-    row_action = _row_action(type(env).__name__, tuple(env.observation_space().shape), env.action_shape)
-    features = env.observation_space().shape[-1]
+    row_action, features = _row_action(env), env.observation_shape[-1]
     network = Perceptron((features, *hidden, math.prod(row_action)), rngs=nnx.Rngs(key))
     graph, weights = nnx.split(network)
     return DeterministicPolicy(weights=weights, graph=graph, features=features, row_action=row_action)
 
 
-def _row_action(name: str, observation: tuple[int, ...], action: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of one row's action: what is left of the action's shape behind the observation's rows."""
-    rows = observation[:-1]
-    if not observation or action[: len(rows)] != rows:
-        leading = ", ".join(map(str, rows))
-        fits = (
-            f"[{leading}] or [{leading}, a]" if rows else "observations [m] with actions [a], or rows [n, m] with [n]"
-        )
+def _row_action(env: Env) -> tuple[int, ...]:
+    """The shape of one row's action."""
+    if env.row_action is None:
+        observation, rows = list(env.observation_shape), ", ".join(map(str, env.observation_shape[:-1]))
+        fits = f"[{rows}] or [{rows}, a]" if rows else "observations [m] with actions [a], or rows [n, m] with [n]"
         raise UnfitError(
-            f"{name} has observations {list(observation)} and actions {list(action)}; a policy on the last axis of"
-            f" these observations fits actions {fits}"
+            f"{type(env).__name__} has observations {observation} and actions {list(env.action_shape)}; a policy on the"
+            f" last axis of these observations fits actions {fits}"
         )
-    return action[len(rows) :]
+    return env.row_action

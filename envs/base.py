@@ -181,8 +181,29 @@ class Env(abc.ABC, Generic[S, P]):
     # --- what all environments share ------------------------------------------------------------------------------
 
     @functools.cached_property
+    def observation_shape(self) -> tuple[int, ...]:
+        return tuple(self.observation_space().shape)
+
+    @functools.cached_property
     def action_shape(self) -> tuple[int, ...]:
         return tuple(self.action_space().shape)
+
+    @functools.cached_property
+    def row_action(self) -> tuple[int, ...] | None:
+        """The shape of the action that belongs to one row (the last axis) of an observation.
+
+        What is left of the action's shape behind the observation's rows: `[m]` and `[a]` give `(a,)`, `[n, m]` and
+        `[n]` give `()`, `[n, m]` and `[n, a]` give `(a,)`. None where the action has other rows.
+        """
+        rows = self.observation_shape[:-1]
+        fits = self.observation_shape and self.action_shape[: len(rows)] == rows
+        return self.action_shape[len(rows) :] if fits else None
+
+    @functools.cached_property
+    def agents(self) -> int | None:
+        """How many agents there are: n where observations are `[n, m]` and actions `[n]` or `[n, a]`, else None."""
+        several = len(self.observation_shape) == 2 and self.row_action is not None
+        return self.observation_shape[0] if several else None
 
     def reset(self, key: jax.Array, params: P | None = None) -> tuple[Observation, S]:
         """Start an episode.

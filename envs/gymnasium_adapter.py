@@ -11,24 +11,19 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from dmdenv.envs.base import Params
-from dmdenv.envs.instances import Instances, Step
-from dmdenv.envs.registry import make_env
-
-_MODES = (None, "rgb_array")
-_FRAMES_A_SECOND = 30
-_SEEDS = 2**32
+from dmdenv.envs.base import Env, Params
+from dmdenv.envs.instances import FRAMES_A_SECOND, Instances, Step, checked_render_mode, own_seed, random_seeds
+from dmdenv.envs.registry import as_env
 
 
 class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """One instance of an environment.
 
     Args:
-        id: one of `dmdenv.registered_envs()`.
+        id: one of `dmdenv.registered_envs()`, or an environment.
         params: dynamic parameters, all of them or some by name.
         render_mode: "rgb_array", or None for no pictures.
         max_episode_steps: a shorter name of the parameter `max_steps`.
@@ -40,20 +35,19 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         ValueError: for unknown names or bad values; the message says what is valid.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": _FRAMES_A_SECOND}  # noqa: RUF012 - as in the base class
+    metadata = {"render_modes": ["rgb_array"], "render_fps": FRAMES_A_SECOND}  # noqa: RUF012 - as in the base class
 
     def __init__(
         self,
-        id: str,
+        id: str | Env,
         *,
         params: Params | Mapping[str, Any] | None = None,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
         **config: Any,
     ):
-        self.render_mode = _checked_mode(render_mode)
-        self.instances = Instances(make_env(id, **config), 1, params)
-        _limit(self.instances, max_episode_steps)
+        self.render_mode = checked_render_mode(render_mode)
+        self.instances = Instances(as_env(id, **config), 1, params, max_episode_steps=max_episode_steps)
         self.observation_space = self.instances.env.observation_space(self.instances.params)
         self.action_space = self.instances.env.action_space(self.instances.params)
 
@@ -63,11 +57,10 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         super().reset(seed=seed)
         _take_options(self.instances, options)
         if seed is not None or not self.instances.started:
-            self.instances.seed([int(self.np_random.integers(_SEEDS))])
+            self.instances.seed(random_seeds(self.np_random, 1))
         return self._own(self.instances.reset()), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        _check_started(self.instances)
         step = self.instances.step(np.asarray(action)[None])
         info = {name: value[0].item() for name, value in step.info.items()}
         observation = self._own(step.observations)
@@ -77,7 +70,6 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if self.render_mode is None:
             gymnasium.logger.warn("render() without a render mode; make the environment with render_mode='rgb_array'")
             return None
-        _check_started(self.instances)
         return self.instances.render()
 
     def _own(self, observations: np.ndarray) -> np.ndarray:
@@ -90,7 +82,7 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     An instance depends on its own seed and its own actions only. `reset(seed=s)` seeds instance i with `s + i`.
 
     Args:
-        id: one of `dmdenv.registered_envs()`.
+        id: one of `dmdenv.registered_envs()`, or an environment.
         num_envs: how many instances.
         params: dynamic parameters, all of them or some by name.
         autoreset_mode: what happens where an episode has ended. "NextStep": the next step begins the next one and
@@ -106,7 +98,7 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def __init__(
         self,
-        id: str,
+        id: str | Env,
         num_envs: int = 1,
         *,
         params: Params | Mapping[str, Any] | None = None,
@@ -115,11 +107,10 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         max_episode_steps: int | None = None,
         **config: Any,
     ):
-        self.num_envs, self.render_mode = num_envs, _checked_mode(render_mode)
+        self.num_envs, self.render_mode = num_envs, checked_render_mode(render_mode)
         self.mode = AutoresetMode(autoreset_mode)
         self.metadata = {**GymnasiumEnv.metadata, "autoreset_mode": self.mode}
-        self.instances = Instances(make_env(id, **config), num_envs, params)
-        _limit(self.instances, max_episode_steps)
+        self.instances = Instances(as_env(id, **config), num_envs, params, max_episode_steps=max_episode_steps)
         self.single_observation_space = self.instances.env.observation_space(self.instances.params)
         self.single_action_space = self.instances.env.action_space(self.instances.params)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -141,15 +132,14 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             if len(seed) != self.num_envs:
                 raise ValueError(f"seed has {len(seed)} entries; valid: one for each of the {self.num_envs} instances")
             given = np.array([s is not None for s in seed])
-            drawn = self.np_random.integers(_SEEDS, size=self.num_envs)
+            drawn = random_seeds(self.np_random, self.num_envs)
             everybody = np.ones(self.num_envs, bool) if where is None else where
             keep = everybody & (given | (not self.instances.started))
-            self.instances.seed([int(d if s is None else _own_seed(s)) for s, d in zip(seed, drawn, strict=True)], keep)
+            self.instances.seed([d if s is None else own_seed(s) for s, d in zip(seed, drawn, strict=True)], keep)
         self._ended = np.zeros(self.num_envs, bool) if where is None else self._ended & ~where
         return self._own(self.instances.reset(where)), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        _check_started(self.instances)
         if self.mode == AutoresetMode.DISABLED and self._ended.any():
             raise ValueError(
                 f"instances {np.flatnonzero(self._ended).tolist()} have ended; valid: reset them first, by"
@@ -164,7 +154,6 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if self.render_mode is None:
             gymnasium.logger.warn("render() without a render mode; make the environment with render_mode='rgb_array'")
             return None
-        _check_started(self.instances)
         return tuple(self.instances.render(i) for i in range(self.num_envs))
 
     def _info(self, step: Step, stepped: np.ndarray) -> dict[str, Any]:
@@ -176,9 +165,9 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
         if self.mode != AutoresetMode.SAME_STEP or not self._ended.any():
             return masked(step.info, stepped)
-        final = np.full(self.num_envs, None, object)
+        final, observed = np.full(self.num_envs, None, object), np.asarray(step.final_observations)
         for i in np.flatnonzero(self._ended):
-            final[i] = self._own(step.final_observations[i])
+            final[i] = np.array(observed[i], self.observation_space.dtype)
         last = {"final_obs": final, "_final_obs": self._ended.copy(), "_final_info": self._ended.copy()}
         return {**masked(step.info, ~self._ended), **last, "final_info": masked(step.info, self._ended)}
 
@@ -191,29 +180,8 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return mask
 
 
-def _own_seed(seed: int) -> int:
-    """What `GymnasiumEnv.reset(seed=seed)` seeds its instance with."""
-    return int(seeding.np_random(seed)[0].integers(_SEEDS))
-
-
-def _checked_mode(mode: str | None) -> str | None:
-    if mode not in _MODES:
-        raise ValueError(f"render_mode = {mode!r}; valid: {', '.join(map(repr, _MODES))}")
-    return mode
-
-
-def _limit(instances: Instances, max_episode_steps: int | None) -> None:
-    if max_episode_steps is not None:
-        instances.set_params({"max_steps": max_episode_steps})
-
-
 def _take_options(instances: Instances, options: Mapping[str, Any] | None) -> None:
     unknown = sorted(set(options or {}) - {"params"})
     if unknown:
         raise ValueError(f"unknown option {unknown[0]!r}; valid: params, and in a vector environment reset_mask")
     instances.set_params((options or {}).get("params"))
-
-
-def _check_started(instances: Instances) -> None:
-    if not instances.started:
-        raise gymnasium.error.ResetNeeded("step and render need a reset() before them")

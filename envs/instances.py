@@ -11,24 +11,30 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium.utils import seeding
 
 from dmdenv.envs.base import Env, Params
+
+SEEDS = 2**32  # seeds of an instance are below it
+FRAMES_A_SECOND = 30  # of films, which adapters tell their libraries
+RENDER_MODES = (None, "rgb_array")
 
 _log = logging.getLogger("dmdenv")
 
 
 class Step(NamedTuple):
-    """What a step gives, numpy arrays with a leading axis of instances."""
+    """What a step gives, arrays with a leading axis of instances; the numpy arrays are writeable copies."""
 
     observations: np.ndarray
     rewards: np.ndarray  # float64 [num]
     terminated: np.ndarray  # bool [num]
     truncated: np.ndarray  # bool [num]
     info: dict[str, np.ndarray]  # metrics and flags; without the final observation
-    final_observations: np.ndarray  # those before a reset
+    final_observations: jax.Array | None  # with autoreset: those before a reset, on the device, as they are rarely read
 
 
 class Instances:
@@ -38,18 +44,27 @@ class Instances:
         env: the environment; replaced by one with more capacity when that is needed.
         num: how many instances.
         params: the parameters, or some of them by name; the others are `env.default_params`.
+        max_episode_steps: a shorter name of the parameter `max_steps`.
 
     Raises:
         ValueError: for an unknown parameter or a bad value; the message names it and says what is valid.
     """
 
-    def __init__(self, env: Env, num: int, params: Params | Mapping[str, Any] | None = None):
+    def __init__(
+        self,
+        env: Env,
+        num: int,
+        params: Params | Mapping[str, Any] | None = None,
+        *,
+        max_episode_steps: int | None = None,
+    ):
         if isinstance(num, bool) or not isinstance(num, int) or num < 1:
             raise ValueError(f"num_envs = {num!r}; valid: a whole number from 1")
         self.env, self.num = env, num
         self.params = env.default_params
         self.set_params(params)
-        self._keys: np.ndarray | None = None  # key data, [num, ...]
+        self.set_params(None if max_episode_steps is None else {"max_steps": max_episode_steps})
+        self._keys: jax.Array | None = None  # key data, [num, ...]
         self._states: Any = None
 
     def set_params(self, params: Params | Mapping[str, Any] | None) -> None:
@@ -63,9 +78,9 @@ class Instances:
 
     def seed(self, seeds: Sequence[int], where: np.ndarray | None = None) -> None:
         """Give instances (all, or where the mask is true) the random keys of these seeds, one each."""
-        fresh = np.asarray(_keys_of_seeds(np.asarray(seeds, np.uint32)))
+        fresh = _keys_of_seeds(np.asarray(seeds, np.uint32))
         everybody = self._keys is None or where is None
-        self._keys = fresh if everybody else np.where(np.asarray(where)[:, None], fresh, np.asarray(self._keys))
+        self._keys = fresh if everybody else jnp.where(np.asarray(where)[:, None], fresh, self._keys)
 
     @property
     def started(self) -> bool:
@@ -86,53 +101,58 @@ class Instances:
             again: where to begin an episode instead; the action is ignored there, the reward is 0.
             autoreset: whether to begin an episode in the same step where one ends.
         """
-        again = np.zeros(self.num, bool) if again is None else again
+        self._check_started()
         actions = np.asarray(actions)
         expected = (self.num, *self.env.action_shape)
         if actions.shape != expected:
             raise ValueError(f"actions has shape {actions.shape}; valid: {expected}, values in [-1, 1]")
-        out = self._run(
-            lambda programs, states: (programs.autoreset if autoreset else programs.step)(
-                self._keys, states, actions, again, self.params
-            )
-        )
+        if autoreset:
+            out = self._run(lambda programs, states: programs.autoreset(self._keys, states, actions, self.params))
+        else:
+            again = np.zeros(self.num, bool) if again is None else again
+            out = self._run(lambda programs, states: programs.step(self._keys, states, actions, again, self.params))
         observations, rewards, terminated, truncated, info = out
-        final = np.array(info.pop("final_observation"))
-        info = {name: np.array(value) for name, value in info.items()}
-        return Step(
-            observations=np.array(observations),
-            rewards=rewards.astype(np.float64),
-            terminated=np.array(terminated),
-            truncated=np.array(truncated),
-            info=info,
-            final_observations=final,
-        )
+        final = info.pop("final_observation", None)
+        rest = jax.device_get((rewards, terminated, truncated, info))
+        rewards, terminated, truncated, info = jax.tree.map(np.array, rest)
+        return Step(np.array(observations), rewards.astype(np.float64), terminated, truncated, info, final)
 
     def render(self, index: int = 0) -> np.ndarray:
         """A picture of one instance."""
-        return self.env.render(jax.tree.map(lambda leaf: leaf[index], self._states), self.params)
+        return self.env.render(self.state(index), self.params)
 
     def state(self, index: int = 0) -> Any:
         """The state of one instance."""
+        self._check_started()
         return jax.tree.map(lambda leaf: leaf[index], self._states)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_states": jax.tree.map(_packed, self._states)}
+        return {**self.__dict__, **{name: jax.tree.map(_packed, getattr(self, name)) for name in _ON_DEVICE}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({**state, "_states": jax.tree.map(_unpacked, state["_states"])})
+        self.__dict__.update({**state, **{name: jax.tree.map(_unpacked, state[name]) for name in _ON_DEVICE}})
+
+    def _check_started(self) -> None:
+        if not self.started:
+            raise gymnasium.error.ResetNeeded("step and render need a reset() before them")
 
     def _run(self, program: Callable) -> Any:
-        """Run a program from the present states, with more room where that overflows; keeps keys and states."""
+        """Run a program from the present states, with more room where that overflows; keeps keys and states.
+
+        What it returns is on the device still.
+        """
         while True:
             keys, after, overflow, out = program(_programs(self.env), self._states)
             if not np.any(overflow):
-                self._keys, self._states = np.asarray(keys), after
-                return jax.device_get(out)
+                self._keys, self._states = keys, after
+                return out
             self.env = self.env.enlarged()
             if self.started:
                 self._states = jax.jit(jax.vmap(self.env.adopt))(self._states)
             _log.info("a capacity of %s overflowed; the step is repeated with more room", self.env.id)
+
+
+_ON_DEVICE = ("_keys", "_states")  # attributes of `Instances`
 
 
 @dataclasses.dataclass
@@ -157,7 +177,7 @@ class _Programs(NamedTuple):
     begin: Callable  # (keys, params) -> keys, states, overflow, observations
     reset: Callable  # (keys, states, where, params) -> keys, states, overflow, observations
     step: Callable  # (keys, states, actions, again, params) -> keys, states, overflow, the rest of a step
-    autoreset: Callable
+    autoreset: Callable  # (keys, states, actions, params) -> the same
 
 
 @functools.cache
@@ -184,27 +204,52 @@ def _programs(env: Env) -> _Programs:
         following, states = chosen(where, (following, fresh), (keys, states))
         return following, states, overflow & where, chosen(where, observations, observed(states, params))
 
-    def stepped(one_step):
-        @jax.jit
-        def step(keys, states, actions, again, params):
-            keys, drawn = split(keys)
-            out = jax.vmap(one_step, (0, 0, 0, None))(drawn, states, actions, params)
-            observations, after, rewards, terminated, truncated, info = out
+    @jax.jit
+    def step(keys, states, actions, again, params):
+        keys, drawn = split(keys)
+        out = jax.vmap(env.step_env, (0, 0, 0, None))(drawn, states, actions, params)
+        observations, after, rewards, terminated, truncated, info = out
+        # without a reset it is the observation itself, and every output costs its memory
+        info = {name: value for name, value in info.items() if name != "final_observation"}
 
-            def begin_again(now):
-                return chosen(again, begun(drawn, params), now)
+        def begin_again(now):
+            return chosen(again, begun(drawn, params), now)
 
-            following = observations, after
-            observations, after = jax.lax.cond(jnp.any(again), begin_again, lambda now: now, following)
-            rewards = jnp.where(again, 0.0, rewards)
-            overflow = info["overflow"] | after.overflow  # of the episode that ended, and of the one that began
-            return keys, after, overflow, (observations, rewards, terminated & ~again, truncated & ~again, info)
+        following = observations, after
+        observations, after = jax.lax.cond(jnp.any(again), begin_again, lambda now: now, following)
+        overflow = info["overflow"] | after.overflow  # of the episode that ended, and of the one that began
+        rewards = jnp.where(again, 0.0, rewards)
+        return keys, after, overflow, (observations, rewards, terminated & ~again, truncated & ~again, info)
 
-        return step
+    @jax.jit
+    def autoreset(keys, states, actions, params):
+        keys, drawn = split(keys)
+        observations, after, *rest = jax.vmap(env.step, (0, 0, 0, None))(drawn, states, actions, params)
+        return keys, after, rest[-1]["overflow"] | after.overflow, (observations, *rest)
 
-    return _Programs(begin, reset, stepped(env.step_env), stepped(env.step))
+    return _Programs(begin, reset, step, autoreset)
 
 
 @jax.jit
 def _keys_of_seeds(seeds: jax.Array) -> jax.Array:
     return jax.vmap(lambda seed: jax.random.key_data(jax.random.key(seed)))(seeds)
+
+
+# --- what adapters share ----------------------------------------------------------------------------------------------
+
+
+def own_seed(seed: int) -> int:
+    """The seed of the instance that a user seeds with a number, the same one through every library."""
+    return int(seeding.np_random(seed)[0].integers(SEEDS))
+
+
+def random_seeds(rng: np.random.Generator, num: int) -> list[int]:
+    """Seeds for instances that the user did not seed."""
+    return rng.integers(SEEDS, size=num).tolist()
+
+
+def checked_render_mode(mode: str | None) -> str | None:
+    """The mode; raises ValueError for one that there is not."""
+    if mode not in RENDER_MODES:
+        raise ValueError(f"render_mode = {mode!r}; valid: {', '.join(map(repr, RENDER_MODES))}")
+    return mode

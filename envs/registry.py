@@ -66,6 +66,21 @@ def make_env(id: str, *, task: str | None = None, **config: Any) -> Env:
     return _intern(cls(**config))
 
 
+def as_env(env: str | Env, **config: Any) -> Env:
+    """An environment as it is, or the one of an id and a configuration: what adapters take.
+
+    Raises:
+        ValueError: for a configuration beside an environment that has its own, and as `make_env` does.
+    """
+    if not isinstance(env, Env):
+        return make_env(env, **config)
+    if config:
+        raise ValueError(
+            f"{sorted(config)[0]!r} beside an environment; valid: dataclasses.replace(env, ...), or an id instead"
+        )
+    return env
+
+
 @functools.cache
 def _intern(env: Env) -> Env:
     return env

@@ -14,7 +14,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordVectorStatistics
 
-from dmdenv.envs.gymnasium_adapter import GymnasiumEnv, GymnasiumVectorEnv, _own_seed
+from dmdenv.envs.gymnasium_adapter import GymnasiumEnv, GymnasiumVectorEnv
+from dmdenv.envs.instances import own_seed
 from dmdenv.gymnasium_ids import IDS
 from small_envs import SMALL, TASKS, small_env
 
@@ -81,7 +82,7 @@ class Reference:
 
     def __init__(self, id: str, seed: int, params):
         (_, self.reset_, self.step_), self.params = functional(id), params
-        self.key = jax.random.key(np.uint32(_own_seed(seed)))
+        self.key = jax.random.key(np.uint32(own_seed(seed)))
         self.reset()
 
     def draw(self):
