@@ -3,14 +3,16 @@
 PYTHON ?= python3
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
+INTEROP_VENV ?= .venv-interop
 ARGS ?=
+INTEROP_TESTS := $(foreach name,brax gymnax pettingzoo sb3,tests/test_$(name).py)
 
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test slow lint format bench clean
+.PHONY: help demo test slow interop lint format bench clean
 
 help: ## list the targets
 	@echo 'usage: make TARGET [PYTHON=python3] [VENV=.venv] [ARGS="more arguments for the command"]'
@@ -25,6 +27,9 @@ test: $(VENV)/.installed-dev ## run the tests, but for the slow ones
 
 slow: $(VENV)/.installed-dev ## run the slow tests
 	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+
+interop: $(INTEROP_VENV)/.installed-interop ## test the adapters with SB3, Brax and gymnax (brings torch: .venv-interop)
+	$(INTEROP_VENV)/bin/python -m pytest -n 2 -m 'slow or not slow' $(INTEROP_TESTS) $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check format, style, layers and types
 	$(BIN)/ruff format --check .
@@ -45,7 +50,7 @@ clean: ## remove caches and build products; keeps the virtual environments and r
 
 # A stamp in the virtual environment says what has been installed there; only a change of pyproject.toml installs again.
 
-$(VENV)/.created $(BENCH_VENV)/.created: %/.created:
+$(VENV)/.created $(BENCH_VENV)/.created $(INTEROP_VENV)/.created: %/.created:
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo 'error: there is no $(PYTHON); name a Python of 3.11 or newer: make PYTHON=/path/to/python' >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -63,6 +68,10 @@ $(VENV)/.installed-core: pyproject.toml | $(VENV)/.created
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.created
 	$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
 	@touch $(VENV)/.installed-core $@
+
+$(INTEROP_VENV)/.installed-interop: pyproject.toml | $(INTEROP_VENV)/.created
+	$(INTEROP_VENV)/bin/python $(PIP_INSTALL) --editable '.[interop]'
+	@touch $@
 
 $(BENCH_VENV)/.installed-benchmarks: pyproject.toml | $(BENCH_VENV)/.created
 	$(BENCH_VENV)/bin/python $(PIP_INSTALL) --editable '.[benchmarks]'

@@ -3,8 +3,8 @@
     env = BraxEnv("flocking", boids=16)
     ppo.train(environment=env, episode_length=env.episode_length, wrap_env_fn=wrap, ...)
 
-Brax is not needed to import this: a `State` is one by its fields, an environment by its methods. Observations and actions
-are one vector each, as Brax's networks want them (`dmdenv.envs.views.centralised`).
+Brax is not needed to import this: a `State` is one by its fields, an environment by its methods. Observations and
+actions are one vector each, as Brax's networks want them (`dmdenv.envs.views.centralised`).
 
 References: `brax.envs.base`, `brax.envs.wrappers.training` of Brax 0.14.
 """
@@ -39,8 +39,8 @@ class BraxEnv:
     """An environment behind Brax's interface; its methods are pure.
 
     As in Brax, `done` says that the episode terminated, and the time limit is the business of a wrapper, to which
-    `episode_length` is to be told: then `info["truncation"]` and the bootstrap of a trainer are right. Without a wrapper
-    `info["truncation"]` is 1 at the environment's own time limit and from then on.
+    `episode_length` is to be told: then `info["truncation"]` and the bootstrap of a trainer are right. Without a
+    wrapper `info["truncation"]` is 1 at the environment's own time limit and from then on.
 
     Where a trainer takes a wrapper (`wrap_env_fn`), give it `wrap`: Brax's own one starts every episode of an instance
     from the same state.
@@ -153,9 +153,8 @@ class Training:
 
     def _step(self, state: State, action: jax.Array) -> State:
         rng, drawn = _split(state.info["rng"])
-        before = jnp.where(state.done, 0.0, state.info["steps"])
         after = self.env.step(state.replace(info={**state.info, "rng": rng}), action)
-        steps = before + 1
+        steps = state.info["steps"] * (1.0 - state.done) + 1.0
         truncation = jnp.where(steps >= self.episode_length, 1.0 - after.done, 0.0)
         done = jnp.maximum(after.done, truncation)
         # sums over the episode, for the logs of a trainer

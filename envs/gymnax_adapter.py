@@ -4,8 +4,8 @@
     obs, state = env.reset(key, env_params)
     obs, state, reward, done, info = env.step(key, state, action, env_params)
 
-gymnax is not needed: an environment is one by its methods. From gymnax 1.0 on `step` returns `terminated` and `truncated`
-apart, in one `done` before; trainers are written for one or the other, so `make` asks which. References:
+gymnax is not needed: an environment is one by its methods. From gymnax 1.0 on `step` returns `terminated` and
+`truncated` apart, before in one `done`; trainers are written for one or the other, so `make` takes both. Reference:
 `gymnax.environments.environment` of gymnax 0.0.9 and of 1.0.1.
 """
 

@@ -78,9 +78,10 @@ class Instances:
 
     def seed(self, seeds: Sequence[int], where: np.ndarray | None = None) -> None:
         """Give instances (all, or where the mask is true) the random keys of these seeds, one each."""
-        fresh = _keys_of_seeds(np.asarray(seeds, np.uint32))
-        everybody = self._keys is None or where is None
-        self._keys = fresh if everybody else jnp.where(np.asarray(where)[:, None], fresh, self._keys)
+        fresh: jax.Array = _keys_of_seeds(np.asarray(seeds, np.uint32))
+        if self._keys is not None and where is not None:
+            fresh = jnp.where(jnp.asarray(where)[:, None], fresh, self._keys)
+        self._keys = fresh
 
     @property
     def started(self) -> bool:

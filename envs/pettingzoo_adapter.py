@@ -1,6 +1,6 @@
 """Environments with many agents as PettingZoo knows them: all agents act at the same time.
 
-    parallel_env("flocking", boids=16)
+parallel_env("flocking", boids=16)
 """
 
 from collections.abc import Mapping
@@ -58,15 +58,16 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         }
         self.possible_agents = list(agent_names(env))
         self.agents: list[str] = []
-        self.observation_spaces, self.action_spaces = agent_spaces(env, self.instances.params)
+        observations, actions = agent_spaces(env, self.instances.params)
+        self.observation_spaces, self.action_spaces = {**observations}, {**actions}
         self.state_space = centralised(env).observation_space(self.instances.params)
         self._rng, _ = seeding.np_random()
         self._observation = np.zeros(env.observation_shape, self.state_space.dtype)
 
-    def observation_space(self, agent: str) -> gymnasium.spaces.Box:
+    def observation_space(self, agent: str) -> gymnasium.spaces.Space[np.ndarray]:
         return self.observation_spaces[agent]
 
-    def action_space(self, agent: str) -> gymnasium.spaces.Box:
+    def action_space(self, agent: str) -> gymnasium.spaces.Space[np.ndarray]:
         return self.action_spaces[agent]
 
     def reset(
@@ -82,9 +83,7 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
 
     def step(
         self, actions: Mapping[str, np.ndarray]
-    ) -> tuple[
-        dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]
-    ]:
+    ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         if not self.agents:
             raise gymnasium.error.ResetNeeded("no agent is there to act; valid: reset() first")
         env = self.instances.env

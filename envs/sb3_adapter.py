@@ -1,9 +1,8 @@
 """Environments as Stable-Baselines3 knows them: a `VecEnv` whose instances run in one compiled program.
 
-    PPO("MlpPolicy", VecMonitor(SB3VecEnv("flocking", num_envs=64))).learn(100_000)
+PPO("MlpPolicy", VecMonitor(SB3VecEnv("flocking", num_envs=64))).learn(100_000)
 """
 
-import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.utils import seeding
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv  # pyright: ignore[reportMissingImports] - an extra
 
 from dmdenv.envs.base import Env, Params
 from dmdenv.envs.instances import Instances, checked_render_mode, own_seed, random_seeds
@@ -128,7 +127,9 @@ class SB3VecEnv(VecEnv):
         if unknown:
             raise ValueError(f"unknown option {unknown[0]!r}; valid: params")
         if any(options != first for options in others):
-            raise ValueError("options differ between instances; valid: the same for all, as they share their parameters")
+            raise ValueError(
+                "options differ between instances; valid: the same for all, as they share their parameters"
+            )
         return first
 
     # --- attributes of the instances ------------------------------------------------------------------------------
@@ -158,7 +159,7 @@ class SB3VecEnv(VecEnv):
         }
         if name in own:
             return own[name]()
-        if name in (field.name for field in dataclasses.fields(self.instances.params)):
+        if name in vars(self.instances.params):
             return getattr(self.instances.params, name)
         return getattr(self.instances.env, name)
 

@@ -107,8 +107,8 @@ def agent_names(env: Env) -> tuple[str, ...]:
 
 def split(env: Env, rows: Array) -> dict[str, Array]:
     """An array with a leading axis of agents as a dict by agent; a number a row becomes a vector of length 1."""
-    rows = rows.reshape(len(rows), -1)
-    return {name: rows[i] for i, name in enumerate(agent_names(env))}
+    vectors: Any = rows.reshape(len(rows), -1)
+    return {name: vectors[i] for i, name in enumerate(agent_names(env))}
 
 
 def joined(env: Env, actions: Mapping[str, Any]) -> list[Any]:
@@ -192,7 +192,9 @@ class AgentKeyed:
         """The same, resetting in the same step where an episode ends, see `Env.step`."""
         return self._keyed(self.env.step, key, state, actions, params)
 
-    def _keyed(self, step: Callable, key: jax.Array, state: State, actions: Mapping[str, jax.Array], params: Any) -> Any:
+    def _keyed(
+        self, step: Callable, key: jax.Array, state: State, actions: Mapping[str, jax.Array], params: Any
+    ) -> Any:
         action = jnp.stack(joined(self.env, actions)).reshape(self.env.action_shape)
         observation, state, reward, terminated, truncated, info = step(key, state, action, params)
         info = {**info, "final_observation": split(self.env, info["final_observation"])}

@@ -89,7 +89,7 @@ def test_misuse_is_refused():
     env = BraxEnv("trap_drag", particles=4)
     with pytest.raises(ValueError, match="action_repeat = 2; valid: 1"):
         wrap(env, 10, 2)
-    with pytest.raises(ValueError, match="randomization_fn = .*; valid: None"):
+    with pytest.raises(ValueError, match=r"randomization_fn = .*; valid: None"):
         wrap(env, 10, randomization_fn=print)
     with pytest.raises(ValueError, match=r"has no field 'sped'; valid fields: max_steps"):
         BraxEnv("flocking", params={"sped": 1.0})

@@ -11,10 +11,10 @@ import pytest
 from small_envs import SMALL, TASKS, small_env
 
 pytest.importorskip("pettingzoo")
-from pettingzoo.test import parallel_api_test, parallel_seed_test  # noqa: E402 - only where there is PettingZoo
+from pettingzoo.test import parallel_api_test, parallel_seed_test
 
-from dmdenv.envs.gymnasium_adapter import GymnasiumEnv  # noqa: E402
-from dmdenv.envs.pettingzoo_adapter import PettingZooEnv, parallel_env  # noqa: E402
+from dmdenv.envs.gymnasium_adapter import GymnasiumEnv
+from dmdenv.envs.pettingzoo_adapter import PettingZooEnv, parallel_env
 
 FLOCK = {"boids": 5, "params": {"max_steps": 3}}
 

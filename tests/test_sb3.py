@@ -11,18 +11,17 @@ from dmdenv.gymnasium_ids import IDS
 from small_envs import NAMES, SMALL, TASKS, small_env
 
 pytest.importorskip("stable_baselines3")
-from stable_baselines3 import PPO, SAC  # noqa: E402 - only where there is Stable-Baselines3
-from stable_baselines3.common.env_checker import check_env  # noqa: E402
-from stable_baselines3.common.evaluation import evaluate_policy  # noqa: E402
-from stable_baselines3.common.monitor import Monitor  # noqa: E402
-from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize  # noqa: E402
+import torch
+from stable_baselines3 import PPO, SAC
+from stable_baselines3.common.env_checker import check_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
-import torch  # noqa: E402
-
-from dmdenv.envs.gymnasium_adapter import GymnasiumEnv, GymnasiumVectorEnv  # noqa: E402
-from dmdenv.envs.sb3_adapter import SB3VecEnv  # noqa: E402
-from dmdenv.envs.views import centralised  # noqa: E402
-from probe_envs import PointMass  # noqa: E402
+from dmdenv.envs.gymnasium_adapter import GymnasiumEnv, GymnasiumVectorEnv
+from dmdenv.envs.sb3_adapter import SB3VecEnv
+from dmdenv.envs.views import centralised
+from probe_envs import PointMass
 
 torch.set_num_threads(1)  # its threads and XLA's hinder each other
 
@@ -169,9 +168,9 @@ def test_copies_go_on_alike_and_misuse_is_refused():
     np.testing.assert_array_equal(envs.step(actions)[0], other.step(actions)[0])
     with pytest.raises(ValueError, match=r"actions has shape \(2, 4\); valid: \(2, 5\), values in \[-1, 1\]"):
         envs.step(np.zeros((2, 4)))
-    with pytest.raises(RuntimeError, match="step_wait.. without actions"):
+    with pytest.raises(RuntimeError, match=r"step_wait\(\) without actions; valid: step_async\(actions\) before it"):
         SB3VecEnv("flocking", 2, **FLOCK).step_wait()
-    with pytest.raises(ValueError, match="'trap_drag', task 'drag', has .* no agents; valid"):
+    with pytest.raises(ValueError, match=r"'trap_drag', task 'drag', has .* no agents; valid"):
         SB3VecEnv("trap_drag", per_agent=True)
     envs.close()
     envs.close()
