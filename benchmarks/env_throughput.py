@@ -1,6 +1,6 @@
 """Environment steps per second, forward and with gradient, over batch sizes and sizes of the system.
 
-    python -m benchmarks.env_throughput [--quick] [--json PATH] [--crossover]
+    python -m benchmarks.env_throughput [--quick] [--json PATH] [--crossover | --adapter]
 
 One step is `jax.vmap(env.step)` on random actions, auto-reset included, in float32 on one core. The gradient is that
 of the summed rewards of 8 steps with respect to the actions; its time is given for one of the 8 steps. What would not
@@ -8,12 +8,19 @@ fit into memory is left out and named. Before anything is timed, a batch is chec
 
 With `--crossover` it compares all pairs with the neighbour list instead: the number of boids from which the list wins
 is what the environment switches at.
+
+With `--adapter` it measures what the adapters cost over the raw step, in every environment and task, at a batch of
+1,024: `jax.jit(jax.vmap(env.step))` with its random keys split in the same program, actions given as numpy, and
+observations, rewards, ends and `info` fetched as (read-only) numpy arrays, beside a step of `gymnasium.make_vec` in its
+two modes of autoreset, and of the `VecEnv` where Stable-Baselines3 is installed. No episode ends meanwhile.
 """
 
 import dataclasses
 import functools
+import importlib.util
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import jax
@@ -23,12 +30,15 @@ import tyro
 
 import dmdenv
 from benchmarks import harness
+from dmdenv.envs.gymnasium_adapter import GymnasiumVectorEnv
 
 BATCHES = (1, 16, 256, 4096, 16_384)
 BOIDS = (8, 32, 128, 512)
 GRADIENT_STEPS = 8
 CROSSOVER_BOIDS = (64, 128, 256)
 CROSSOVER_BATCH = 64
+ADAPTER_BATCH = 1024
+ADAPTER_TARGET = 20.0  # per cent over the raw step, of Gymnasium's vector environment
 COMPILE_TARGET = 5.0  # seconds, of a step
 MEMORY_SHARE = 0.6  # of what is available: more may swap, and slow down everybody on the machine
 PATIENCE = 4.0  # seconds: a program that needs more for all its rounds takes part in three
@@ -127,12 +137,90 @@ HEADER = ("environment", "batch", "env-steps/s", "agent-steps/s", "with gradient
           "with gradient, s")  # fmt: skip
 
 
+# --- adapters ---------------------------------------------------------------------------------------------------------
+
+
+def raw_step(env: dmdenv.Env, params: Any, actions: np.ndarray) -> Callable[[], Any]:
+    """A step of a batch as one would write it by hand, from numpy to numpy."""
+
+    @jax.jit
+    def step(keys, states, actions, params):
+        pairs = jax.vmap(jax.random.split)(keys)
+        return pairs[:, 0], jax.vmap(env.step, (0, 0, 0, None))(pairs[:, 1], states, actions, params)
+
+    keys = jax.random.split(jax.random.key(0), len(actions))
+    _, states = jax.jit(jax.vmap(env.reset, (0, None)))(keys, params)
+
+    def run():
+        nonlocal keys, states
+        keys, (observations, states, *rest) = step(keys, states, actions, params)
+        return jax.device_get((observations, *rest))[0]
+
+    return run
+
+
+def measure_adapters(id: str, task: str, config: dict[str, Any], batch: int, rounds: int) -> dict[str, Any]:
+    """One row: seconds of a raw step and of one through each adapter, and what these take more, per cent."""
+    env = dmdenv.make_env(id, task=task, **config)
+    params = env.default_params.replace(max_steps=1_000_000)
+    actions = np.random.default_rng(0).uniform(-1, 1, (batch, *env.action_shape)).astype(np.float32)
+    runs = {"raw": raw_step(env, params, actions)}
+    adapters = {
+        f"gymnasium {mode}": GymnasiumVectorEnv(env, batch, params=params, autoreset_mode=mode)
+        for mode in ("NextStep", "SameStep")
+    }
+    if importlib.util.find_spec("stable_baselines3") is not None:
+        from dmdenv.envs.sb3_adapter import SB3VecEnv
+
+        adapters["SB3"] = SB3VecEnv(env, batch, params=params)
+    for name, adapter in adapters.items():
+        adapter.reset()
+        runs[name] = functools.partial(observed_step, adapter, actions)
+    timings = harness.race(runs, rounds=rounds, most=PATIENCE, longest=LONGEST, clock=time.process_time)
+    over = {name: 100.0 * (timings[name].median / timings["raw"].median - 1.0) for name in adapters}
+    seconds = {name: dataclasses.asdict(timing) for name, timing in timings.items()}
+    return {"env": id, "task": task, **config, "batch": batch, "seconds": seconds, "overhead_per_cent": over}
+
+
+def observed_step(adapter: Any, actions: np.ndarray) -> np.ndarray:
+    """A step, of which only the observations are returned: the timing would look into each of SB3's thousand infos."""
+    return adapter.step(actions)[0]
+
+
+def adapter_cells(row: dict[str, Any]) -> list[str]:
+    def over(name: str) -> str:
+        return f"{row['overhead_per_cent'][name]:+.1f} %" if name in row["overhead_per_cent"] else "-"
+
+    named = [f"{row['env']}, {row['task']}", str(row["batch"]), f"{1e3 * row['seconds']['raw']['median']:.2f}"]
+    return named + [over(name) for name in ADAPTER_HEADER[3:]]
+
+
+ADAPTER_HEADER = ("environment", "batch", "raw step, ms", "gymnasium NextStep", "gymnasium SameStep", "SB3")
+
+
+def adapters(options: "Options", rounds: int) -> tuple[list[dict[str, Any]], harness.Target]:
+    """The rows of all environments and tasks, printed, and the target."""
+    rows = []
+    for id in ("trap_drag",) if options.quick else dmdenv.registered_envs():
+        for task in dmdenv.registered_tasks(id):
+            rows.append(measure_adapters(id, task, {}, 64 if options.quick else ADAPTER_BATCH, rounds))
+            print(" | ".join(adapter_cells(rows[-1])), flush=True)
+    print()
+    harness.print_table(ADAPTER_HEADER, [adapter_cells(row) for row in rows])
+    worst = max(over for row in rows for name, over in row["overhead_per_cent"].items() if name != "SB3")
+    return rows, harness.Target("largest overhead of the vector adapter, %", worst, at_most=ADAPTER_TARGET)
+
+
+# --- command line -----------------------------------------------------------------------------------------------------
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Environment steps per second over batch sizes and sizes of the system, with compile times."""
 
     quick: Annotated[bool, tyro.conf.arg(help="two small sizes, 3 rounds: shows that it runs")] = False
     crossover: Annotated[bool, tyro.conf.arg(help="compare all pairs with the neighbour list instead")] = False
+    adapter: Annotated[bool, tyro.conf.arg(help="measure what the adapters cost over the raw step instead")] = False
     json: Annotated[
         pathlib.Path | None,
         tyro.conf.arg(help="where to write the results; by default into results/, and nowhere with --quick"),
@@ -150,6 +238,18 @@ def cases(options: Options) -> list[tuple[dict[str, Any], int]]:
     return [({"boids": n}, batch) for n in BOIDS for batch in BATCHES]
 
 
+def throughput(options: Options, rounds: int) -> tuple[list[dict[str, Any]], harness.Target]:
+    """The rows of all cases, printed, and the target."""
+    rows = []
+    for config, batch in cases(options):
+        rows.append(measure("flocking", config, batch, rounds))
+        print(" | ".join(cells(rows[-1]) + rows[-1]["notes"]), flush=True)
+    print()
+    harness.print_table(HEADER, [cells(row) for row in rows])
+    slowest = max(row["step_compile_seconds"] for row in rows if "step_compile_seconds" in row)
+    return rows, harness.Target("slowest compilation of a step, s", slowest, at_most=COMPILE_TARGET)
+
+
 def main(options: Options) -> None:
     jax.config.update("jax_platforms", "cpu")
     core = harness.pin_to_one_core()
@@ -158,16 +258,9 @@ def main(options: Options) -> None:
     rounds = 3 if options.quick else options.rounds
     difference = check(dmdenv.make_env("flocking", boids=8 if options.quick else 32))
     print(f"a batch differs from one instance alone by at most {difference:.0e}\n")
-    rows = []
-    for config, batch in cases(options):
-        rows.append(measure("flocking", config, batch, rounds))
-        print(" | ".join(cells(rows[-1]) + rows[-1]["notes"]), flush=True)
-    print()
-    harness.print_table(HEADER, [cells(row) for row in rows])
-    slowest = max(row["step_compile_seconds"] for row in rows if "step_compile_seconds" in row)
-    target = harness.Target("slowest compilation of a step, s", slowest, at_most=COMPILE_TARGET)
+    rows, target = adapters(options, rounds) if options.adapter else throughput(options, rounds)
     harness.print_table(harness.TARGET_HEADER, [target.row()])
-    name = "crossover" if options.crossover else "env_throughput"
+    name = "adapters" if options.adapter else "crossover" if options.crossover else "env_throughput"
     path = options.json or (None if options.quick else harness.RESULTS / f"{name}.json")
     if path is not None:
         record = {

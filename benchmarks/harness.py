@@ -22,6 +22,7 @@ import numpy as np
 
 FOLDER = pathlib.Path(__file__).resolve().parent
 RESULTS = FOLDER / "results"
+PACKAGES = ("jax", "jaxlib", "numpy", "gymnasium", "jax-md", "stable-baselines3", "torch", "vmas")
 C_FLAGS = ("-O3", "-march=native", "-ffast-math")
 
 # --- one core ---------------------------------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ def machine(core: int | None) -> dict[str, Any]:
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in ("jax", "jaxlib", "jax-md", "numpy")},
+        "packages": {name: _version(name) for name in PACKAGES},
         "jax_platform": jax.default_backend(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "c_compiler": _c_compiler(),

@@ -1,5 +1,8 @@
 """Environments through Brax's interface; with Brax itself where it is installed."""
 
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -143,3 +146,13 @@ def test_brax_ppo_learns(own_wrapper):
             **({"wrap_env_fn": wrap} if own_wrapper else {}),
         )
     assert rewards[-1] > rewards[0] + 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_example_of_the_page_runs():
+    pytest.importorskip("brax.training.agents.ppo.train")
+    page = pathlib.Path(__file__).parent.parent / "docs" / "adapters.md"
+    (block,) = (block for block in re.findall(r"```py\n(.*?)```", page.read_text(), re.S) if "brax" in block)
+    with jax.numpy_rank_promotion("allow"):
+        exec(compile(block, str(page), "exec"), {"env": BraxEnv("flocking", boids=5), "wrap": wrap})

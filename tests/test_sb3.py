@@ -1,6 +1,8 @@
 """Environments through Stable-Baselines3; only where it is installed (`make interop`), as it brings torch."""
 
+import pathlib
 import pickle
+import re
 
 import gymnasium
 import numpy as np
@@ -174,6 +176,16 @@ def test_copies_go_on_alike_and_misuse_is_refused():
         SB3VecEnv("trap_drag", per_agent=True)
     envs.close()
     envs.close()
+
+
+def test_the_examples_of_the_page_run():
+    page = pathlib.Path(__file__).parent.parent / "docs" / "adapters.md"
+    blocks = [block for block in re.findall(r"```py\n(.*?)```", page.read_text(), re.S) if "SB3VecEnv" in block]
+    assert len(blocks) == 2
+    names = {}
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), names)
+    assert names["model"].num_timesteps >= 1_024
 
 
 # --- its agents -------------------------------------------------------------------------------------------------------
