@@ -118,7 +118,8 @@ class Env(abc.ABC, Generic[S, P]):
     """A frozen, hashable description of an environment: its static configuration and its pure functions.
 
     Everything that may change without recompilation is in `Params`. All methods but `render` are pure, so they can be
-    jitted, vmapped, scanned and differentiated. Keys are consumed.
+    jitted, vmapped, scanned and differentiated; `reset`, `step` and `step_env` are compiled at their first call. Keys
+    are consumed.
     """
 
     id: ClassVar[str]
@@ -211,9 +212,7 @@ class Env(abc.ABC, Generic[S, P]):
         Returns:
             `(obs, state)`.
         """
-        params = self._params(params)
-        state = self.initial_state(key, params)
-        return self.observe(state, params), state
+        return _reset(self, key, self._params(params))
 
     def step_env(
         self, key: jax.Array, state: S, action: jax.Array, params: P | None = None
@@ -230,31 +229,7 @@ class Env(abc.ABC, Generic[S, P]):
         Raises:
             ValueError: when the action has the wrong shape.
         """
-        params = self._params(params)
-        action = jnp.asarray(action)
-        if action.shape != self.action_shape:
-            raise ValueError(
-                f"action has shape {action.shape}; {type(self).__name__} takes {self.action_shape}, values in [-1, 1]"
-                " (for a batch of instances use jax.vmap)"
-            )
-        action = jnp.clip(action.astype(jnp.result_type(float)), -1.0, 1.0)
-        state, reward, terminated, metrics = self.advance(key, state, action, params)
-        time = state.time + 1
-        state = dataclasses.replace(state, time=time)
-        obs = self.observe(state, params)
-        nonfinite = state.nonfinite | ~_all_finite((state, reward, obs, metrics))
-        state = dataclasses.replace(state, nonfinite=nonfinite)
-        obs = jnp.where(nonfinite, jnp.zeros_like(obs), obs)
-        reward = jnp.where(nonfinite, jnp.zeros_like(reward), reward)
-        metrics = {name: jnp.where(nonfinite, jnp.zeros_like(x), x) for name, x in metrics.items()}
-        over = time >= params.max_steps
-        terminated = terminated | nonfinite | (over & self.finite_horizon)
-        truncated = over & ~terminated
-        taken = _RESERVED & set(metrics)
-        if taken:
-            raise ValueError(f"metrics has {sorted(taken)}; valid: any names but {', '.join(sorted(_RESERVED))}")
-        info = {"final_observation": obs, "overflow": state.overflow, "nonfinite": nonfinite, **metrics}
-        return obs, state, reward, terminated, truncated, info
+        return _step_env(self, key, state, self._action(action), self._params(params))
 
     def step(
         self, key: jax.Array, state: S, action: jax.Array, params: P | None = None
@@ -267,18 +242,17 @@ class Env(abc.ABC, Generic[S, P]):
         Returns:
             `(obs, state, reward, terminated, truncated, info)`.
         """
-        params = self._params(params)
-        step_key, reset_key = jax.random.split(key)
-        obs, state, reward, terminated, truncated, info = self.step_env(step_key, state, action, params)
-        done = terminated | truncated
-        fixed = jax.lax.stop_gradient(params)
+        return _step(self, key, state, self._action(action), self._params(params))
 
-        def reset_where_done(now):
-            fresh = jax.lax.stop_gradient(self.reset(reset_key, fixed))
-            return jax.tree.map(functools.partial(jnp.where, done), fresh, now)
-
-        obs, state = jax.lax.cond(any_in_batch(done), reset_where_done, lambda now: now, (obs, state))
-        return obs, state, reward, terminated, truncated, info
+    def _action(self, action: jax.Array) -> jax.Array:
+        """The action as an array, refused when it has the wrong shape."""
+        action = jnp.asarray(action)
+        if action.shape != self.action_shape:
+            raise ValueError(
+                f"action has shape {action.shape}; {type(self).__name__} takes {self.action_shape}, values in [-1, 1]"
+                " (for a batch of instances use jax.vmap)"
+            )
+        return action
 
     def _params(self, params: P | None) -> P:
         """The defaults for None; concrete parameters are validated, traced ones were so before or set flags."""
@@ -287,6 +261,54 @@ class Env(abc.ABC, Generic[S, P]):
         if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
             self.validate(jax.tree.map(np.asarray, params))
         return params
+
+
+# --- the pure functions, compiled for who calls them one by one; inside of other compiled code they leave no trace ----
+
+_compiled = functools.partial(jax.jit, static_argnums=0, inline=True)
+
+
+@_compiled
+def _reset(env: Env, key: jax.Array, params: Params) -> tuple[Observation, State]:
+    state = env.initial_state(key, params)
+    return env.observe(state, params), state
+
+
+@_compiled
+def _step_env(env: Env, key: jax.Array, state: State, action: jax.Array, params: Params):
+    action = jnp.clip(action.astype(jnp.result_type(float)), -1.0, 1.0)
+    state, reward, terminated, metrics = env.advance(key, state, action, params)
+    time = state.time + 1
+    state = dataclasses.replace(state, time=time)
+    obs = env.observe(state, params)
+    nonfinite = state.nonfinite | ~_all_finite((state, reward, obs, metrics))
+    state = dataclasses.replace(state, nonfinite=nonfinite)
+    obs = jnp.where(nonfinite, jnp.zeros_like(obs), obs)
+    reward = jnp.where(nonfinite, jnp.zeros_like(reward), reward)
+    metrics = {name: jnp.where(nonfinite, jnp.zeros_like(x), x) for name, x in metrics.items()}
+    over = time >= params.max_steps
+    terminated = terminated | nonfinite | (over & env.finite_horizon)
+    truncated = over & ~terminated
+    taken = _RESERVED & set(metrics)
+    if taken:
+        raise ValueError(f"metrics has {sorted(taken)}; valid: any names but {', '.join(sorted(_RESERVED))}")
+    info = {"final_observation": obs, "overflow": state.overflow, "nonfinite": nonfinite, **metrics}
+    return obs, state, reward, terminated, truncated, info
+
+
+@_compiled
+def _step(env: Env, key: jax.Array, state: State, action: jax.Array, params: Params):
+    step_key, reset_key = jax.random.split(key)
+    obs, state, reward, terminated, truncated, info = _step_env(env, step_key, state, action, params)
+    done = terminated | truncated
+    fixed = jax.lax.stop_gradient(params)
+
+    def reset_where_done(now):
+        fresh = jax.lax.stop_gradient(_reset(env, reset_key, fixed))
+        return jax.tree.map(functools.partial(jnp.where, done), fresh, now)
+
+    obs, state = jax.lax.cond(any_in_batch(done), reset_where_done, lambda now: now, (obs, state))
+    return obs, state, reward, terminated, truncated, info
 
 
 def _all_finite(tree: Any) -> jax.Array:

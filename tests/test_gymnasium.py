@@ -17,6 +17,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordVectorSta
 from dmdenv.envs.gymnasium_adapter import GymnasiumEnv, GymnasiumVectorEnv
 from dmdenv.envs.instances import own_seed
 from dmdenv.gymnasium_ids import IDS
+from marks import by_default
 from small_envs import SMALL, TASKS, small_env
 
 MODES = [mode.value for mode in AutoresetMode]
@@ -314,7 +315,7 @@ def test_processes_of_their_own_work():
 # --- what may go wrong ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+@pytest.mark.parametrize("mode", by_default(["NextStep", "SameStep"], "NextStep"))
 def test_a_list_that_overflows_grows_and_the_step_is_repeated(mode):
     """As if there had been room from the start; also where the step that overflows is the last of an episode."""
     crowd = {"boids": 40, "pairs": "list", "autoreset_mode": mode}

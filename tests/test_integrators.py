@@ -15,6 +15,7 @@ from dmdenv.integrators import NVE, Brownian, Bussi, Integrator, Langevin, NoseH
 from dmdenv.neighbors import AllPairs, allocate
 from dmdenv.potentials import lennard_jones
 from dmdenv.space import Free, Periodic
+from marks import by_default
 from systems import Well, central_difference, crystal, run
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -337,7 +338,7 @@ def test_bussi_leaves_particles_at_rest_and_keeps_their_derivatives_finite():
 # --- derivatives ------------------------------------------------------------------------------------------------------
 
 
-@every
+@pytest.mark.parametrize("name", by_default(EVERY, "nve", "langevin", "nose_hoover"))
 def test_gradients_through_the_dynamics_equal_finite_differences(name):
     """By positions, parameters of the potential and of the method, masses and box, through 200 steps."""
     r, m, side = small_liquid()
@@ -381,7 +382,7 @@ def assert_equal_states(found, expected, rtol=1e-12):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol, err_msg=jax.tree_util.keystr(path))
 
 
-@every
+@pytest.mark.parametrize("name", by_default(EVERY, "nve", "brownian"))
 def test_jit_equals_eager_and_vmap_equals_a_loop(name):
     r, m, side = small_liquid()
     potential, method = smooth_lennard_jones(), EVERY[name]()
@@ -401,7 +402,7 @@ def test_jit_equals_eager_and_vmap_equals_a_loop(name):
     assert_equal_states(method.replace(dt=dts[0]).step(potential, state), expected)
 
 
-@every
+@pytest.mark.parametrize("name", by_default(EVERY, "nve", "bussi"))
 def test_changing_a_parameter_compiles_nothing(name):
     potential, method = smooth_lennard_jones(), EVERY[name]()
     state = started(method)

@@ -31,6 +31,7 @@ from dmdenv.io import (
 from dmdenv.io import calculator as calculator_module
 from dmdenv.potentials import lennard_jones
 from dmdenv.space import Free, Periodic, Triclinic
+from marks import by_default
 
 CELLS = {
     "periodic": np.diag([3.0, 4.0, 5.0]),
@@ -542,7 +543,10 @@ def assert_same_results(atoms, *calculators, stress: bool, rtol: float = 1e-11):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(("kind", "smooth"), [*((kind, False) for kind in ATOMS), ("free", True)])
+@pytest.mark.parametrize(
+    ("kind", "smooth"),
+    by_default([*((kind, False) for kind in ATOMS), ("free", True)], ("triclinic", False), ("free", True)),
+)
 def test_energy_forces_and_stress_are_those_of_ase(kind, smooth):
     assert_same_results(ATOMS[kind].copy(), ours(smooth), reference(smooth), stress=kind != "free")
 

@@ -27,6 +27,7 @@ from dmdenv.potentials import (
 )
 from dmdenv.potentials.topology import topology
 from dmdenv.space import Free, Periodic, Triclinic
+from marks import by_default
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -97,7 +98,7 @@ TWINS = {
 }
 
 
-@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("name", by_default(TWINS, "fene_bonds", "harmonic_angles", "opls_dihedrals"))
 def test_energy_and_forces_are_those_of_openmm(name):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -14,6 +14,7 @@ from dmdenv.neighbors import AllPairs, allocate
 from dmdenv.potentials import BySpecies, PerParticle
 from dmdenv.quantities.order import spherical_harmonics
 from dmdenv.space import Free, Periodic
+from marks import by_default
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -179,7 +180,10 @@ hexatic_and_gradient = jax.jit(jax.value_and_grad(hexatic, argnums=(0, 1, 2)))
 crystalline_and_gradient = jax.jit(jax.value_and_grad(crystalline, argnums=(0, 1, 2)))
 
 
-@pytest.mark.parametrize(("dimension", "order"), [(2, hexatic_and_gradient), (3, crystalline_and_gradient)])
+ORDERS = [(2, hexatic_and_gradient), (3, crystalline_and_gradient)]
+
+
+@pytest.mark.parametrize(("dimension", "order"), by_default(ORDERS, ORDERS[0]))
 def test_smooth_order_is_differentiable_in_positions_box_and_cutoff(dimension, order):
     side, r = fluid(dimension)
     rng = np.random.default_rng(0)
@@ -194,7 +198,7 @@ def test_smooth_order_is_differentiable_in_positions_box_and_cutoff(dimension, o
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("dimension", "order"), [(2, hexatic_and_gradient), (3, crystalline_and_gradient)])
+@pytest.mark.parametrize(("dimension", "order"), ORDERS)
 def test_derivatives_are_finite_for_coincident_and_lonely_particles(dimension, order):
     r = np.full((60, dimension), 9.0)  # a pile
     r[:20] = np.arange(20)[:, None] * 3.0  # and a line of particles without neighbours
