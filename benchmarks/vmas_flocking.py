@@ -5,8 +5,8 @@
 Both step the same number of instances of the same number of agents, among the same number of obstacles, with random
 actions that are given, and return observations and rewards of all agents. VMAS (1.5) runs on torch with one thread,
 without gradients, and never resets; ours is `jax.vmap(env.step)`, auto-reset included, and beside it a step of
-`gymnasium.make_vec` from numpy to numpy. They are two flocking tasks and not one: VMAS' agents are accelerated discs that
-collide, with 12 rays of lidar, in 5 substeps a step; ours are boids steered by turn rates that see their 6 nearest
+`gymnasium.make_vec` from numpy to numpy. They are two flocking tasks and not one: VMAS' agents are accelerated discs
+that collide, with 12 rays of lidar, in 5 substeps a step; ours are boids steered by turn rates that see their 6 nearest
 neighbours, in one explicit Euler step. So the ratio is given a second time with 5 of our steps for one of VMAS.
 
 VMAS is in the extra `interop`; without it our own columns are measured still.

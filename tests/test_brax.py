@@ -10,31 +10,22 @@ import pytest
 
 from dmdenv.envs.brax_adapter import BraxEnv, State, wrap
 from dmdenv.envs.views import centralised
+from marks import by_default
 from probe_envs import PointMass
-from small_envs import NAMES, SMALL, TASKS, small_env
+from small_envs import SMALL, TASKS, small_env
 
 KEY = jax.random.PRNGKey(0)  # Brax's keys
-
-
-def each_slowly_but_one():
-    return pytest.mark.parametrize(
-        "name",
-        [
-            pytest.param(task, id=name, marks=[] if task == ("trap_drag", "drag") else [pytest.mark.slow])
-            for task, name in zip(TASKS, NAMES, strict=True)
-        ],
-    )
+one_task = pytest.mark.parametrize(("id", "task"), by_default(TASKS, ("trap_drag", "drag")))
 
 
 def types(tree):
     return jax.tree.structure(tree), [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
 
 
-@each_slowly_but_one()
-def test_it_is_the_same_environment(name):
-    id, task = name
-    env = BraxEnv(id, task=task, params={"max_steps": 2}, **SMALL[name])
-    flat = centralised(small_env(*name))
+@one_task
+def test_it_is_the_same_environment(id, task):
+    env = BraxEnv(id, task=task, params={"max_steps": 2}, **SMALL[id, task])
+    flat = centralised(small_env(id, task))
     state = jax.jit(env.reset)(KEY)
     assert state.obs.shape == (env.observation_size,) and env.episode_length == 2 and env.unwrapped is env
     step, expected_step = jax.jit(env.step), jax.jit(flat.step_env)

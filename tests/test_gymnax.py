@@ -10,28 +10,19 @@ import pytest
 
 import dmdenv
 from dmdenv.envs.gymnax_adapter import GymnaxEnv, make
+from marks import by_default
 from probe_envs import BestAction
-from small_envs import NAMES, SMALL, TASKS, small_env
+from small_envs import SMALL, TASKS, small_env
 
 KEY = jax.random.key(0)
+one_task = pytest.mark.parametrize(("id", "task"), by_default(TASKS, ("trap_drag", "drag")))
 
 
-def each_slowly_but_one():
-    return pytest.mark.parametrize(
-        "name",
-        [
-            pytest.param(task, id=name, marks=[] if task == ("trap_drag", "drag") else [pytest.mark.slow])
-            for task, name in zip(TASKS, NAMES, strict=True)
-        ],
-    )
-
-
-@each_slowly_but_one()
-def test_it_is_the_same_environment_with_one_done(name):
-    id, task = name
-    env, params = make(id, task=task, **SMALL[name])
+@one_task
+def test_it_is_the_same_environment_with_one_done(id, task):
+    env, params = make(id, task=task, **SMALL[id, task])
     params = params.replace(max_steps=2)
-    reference = small_env(*name)
+    reference = small_env(id, task)
     assert env.env is reference
     observation, state = env.reset(KEY, params)
     step, expected_step = jax.jit(env.step), jax.jit(reference.step)

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 
+from marks import by_default
 from small_envs import SMALL, TASKS, small_env
 
 pytest.importorskip("pettingzoo")
@@ -19,32 +20,26 @@ from dmdenv.envs.pettingzoo_adapter import PettingZooEnv, parallel_env
 FLOCK = {"boids": 5, "params": {"max_steps": 3}}
 
 
-def with_agents():
-    """Every task with agents; `align` is in the default run, the others are slow."""
-    return [
-        pytest.param(name, id="-".join(name), marks=[] if name == ("flocking", "align") else [pytest.mark.slow])
-        for name in TASKS
-        if small_env(*name).agents is not None
-    ]
+with_agents = pytest.mark.parametrize(
+    ("id", "task"), by_default([task for task in TASKS if small_env(*task).agents], ("flocking", "align"))
+)
 
 
-def make(name, **more):
-    id, task = name
-    return PettingZooEnv(id, task=task, params={"max_steps": 6}, **SMALL[name], **more)
+def make(id, task):
+    return PettingZooEnv(id, task=task, params={"max_steps": 6}, **SMALL[id, task])
 
 
-@pytest.mark.parametrize("name", with_agents())
-def test_pettingzoos_own_tests_pass(name):
+@with_agents
+def test_pettingzoos_own_tests_pass(id, task):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        parallel_api_test(make(name), num_cycles=20)
-        parallel_seed_test(functools.partial(make, name), num_cycles=4)
+        parallel_api_test(make(id, task), num_cycles=20)
+        parallel_seed_test(functools.partial(make, id, task), num_cycles=4)
 
 
-@pytest.mark.parametrize("name", with_agents())
-def test_it_does_what_the_gymnasium_environment_does(name):
-    id, task = name
-    env, reference = make(name), GymnasiumEnv(id, task=task, params={"max_steps": 6}, **SMALL[name])
+@with_agents
+def test_it_does_what_the_gymnasium_environment_does(id, task):
+    env, reference = make(id, task), GymnasiumEnv(id, task=task, params={"max_steps": 6}, **SMALL[id, task])
     observations, infos = env.reset(seed=3)
     expected, _ = reference.reset(seed=3)
     for t in range(6):
@@ -52,9 +47,9 @@ def test_it_does_what_the_gymnasium_environment_does(name):
         np.testing.assert_array_equal(np.stack(list(observations.values())), expected)
         np.testing.assert_array_equal(env.state(), expected.ravel())
         assert env.state_space.contains(env.state())
-        for name_ in env.agents:
-            assert env.observation_space(name_).contains(observations[name_])
-        actions = {name_: env.action_space(name_).sample() for name_ in env.agents}
+        for name in env.agents:
+            assert env.observation_space(name).contains(observations[name])
+        actions = {name: env.action_space(name).sample() for name in env.agents}
         action = np.stack(list(actions.values())).reshape(reference.action_space.shape)
         observations, rewards, terminated, truncated, infos = env.step(actions)
         expected, reward, end, cut, info = reference.step(action)
