@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from benchmarks import baselines
+from benchmarks import baselines, env_throughput, vmas_flocking
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -87,3 +87,24 @@ def test_baselines_are_scored_beside_doing_nothing_and_chance():
     assert best in ("optimal", "linear")
     assert all(row["nonfinite"] == 0 and row["standard_error"] > 0 for row in rows.values())
     assert rows["optimal"]["metrics"].keys() == {"work", "lag"}
+
+
+def test_the_cost_of_adapters_is_that_over_the_raw_step():
+    row = env_throughput.measure_adapters("trap_drag", "drag", {"particles": 4}, 8, 3)
+    assert {"raw", "gymnasium NextStep", "gymnasium SameStep"} <= set(row["seconds"])
+    for name, over in row["overhead_per_cent"].items():
+        ratio = row["seconds"][name]["median"] / row["seconds"]["raw"]["median"]
+        assert math.isclose(over, 100 * (ratio - 1))
+    assert len(env_throughput.adapter_cells(row)) == len(env_throughput.ADAPTER_HEADER)
+
+
+@pytest.mark.slow
+def test_flocking_is_measured_beside_vmas_where_there_is_one():
+    row = vmas_flocking.measure(4, 3, 3)
+    rates = row["agent_steps_per_second"]
+    assert rates["dmdenv"] > 0 and rates["dmdenv through Gymnasium"] > 0
+    if "VMAS" in rates:
+        assert math.isclose(row["times_faster"], rates["dmdenv"] / rates["VMAS"])
+    else:
+        assert row["times_faster"] is None
+    assert len(vmas_flocking.cells(row)) == len(vmas_flocking.HEADER)

@@ -54,7 +54,7 @@ def test_every_environment_has_a_flat_view(name):
     assert flat.action_shape == (np.prod(env.action_shape),)
     assert (flat.id, flat.task, flat.finite_horizon) == (env.id, env.task, env.finite_horizon)
     assert centralised(flat) is flat
-    assert (flat is env) == (env.agents is None and len(env.action_shape) == 1)
+    assert (flat is env) == (len(env.observation_shape) == len(env.action_shape) == 1)
 
 
 @pytest.mark.parametrize("env", [FLOCK, Pairs(rows=3)], ids=["flocking", "pairs"])
