@@ -144,7 +144,7 @@ class Instances:
         """
         while True:
             keys, after, overflow, out = program(_programs(self.env), self._states)
-            if not np.any(overflow):
+            if not np.asarray(overflow).any():
                 self._keys, self._states = keys, after
                 return out
             self.env = self.env.enlarged()

@@ -1,6 +1,8 @@
 """Environments with many agents as PettingZoo knows them: all agents act at the same time.
 
-parallel_env("flocking", boids=16)
+    parallel_env("flocking", boids=16)
+
+PettingZoo is the extra `pettingzoo`.
 """
 
 from collections.abc import Mapping
@@ -102,7 +104,7 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
 
     def state(self) -> np.ndarray:
         """What all agents observe, one after another, `[n m]`."""
-        return self._observation.ravel()
+        return self._observation.flatten()
 
     def render(self) -> np.ndarray | None:
         if self.render_mode is None:

@@ -1,6 +1,8 @@
 """Environments as Stable-Baselines3 knows them: a `VecEnv` whose instances run in one compiled program.
 
-PPO("MlpPolicy", VecMonitor(SB3VecEnv("flocking", num_envs=64))).learn(100_000)
+    PPO("MlpPolicy", VecMonitor(SB3VecEnv("flocking", num_envs=64))).learn(100_000)
+
+Stable-Baselines3 is the extra `sb3`.
 """
 
 import functools

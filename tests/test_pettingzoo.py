@@ -73,6 +73,7 @@ def test_parameters_and_pictures_and_copies():
     assert all(first[3].values())
     observations, _ = env.reset()
     observations["agent_0"][:] = 7.0  # the caller's own
+    env.state()[:] = 7.0
     assert not np.any(env.state() == 7.0)
     env.close()
     env.close()
