@@ -11,7 +11,7 @@ import pytest
 import dmdenv
 from dmdenv.envs.gymnasium_adapter import GymnasiumVectorEnv
 from dmdenv.envs.views import AgentKeyed, Centralised, agent_keyed, centralised, joined, split
-from probe_envs import BestAction, Misfit, PointMass, ReadTheCue
+from probe_envs import BestAction, Crowded, Misfit, PointMass, ReadTheCue
 from small_envs import NAMES, TASKS, small_env
 
 KEY = jax.random.key(0)
@@ -85,14 +85,18 @@ def test_the_flat_view_is_an_environment_like_any_other():
     expected = FLOCK.baselines()["vicsek"](KEY, observation.reshape(FLOCK.observation_shape))
     np.testing.assert_array_equal(action, expected)
     np.testing.assert_array_equal(flat.render(state), FLOCK.render(state))
-    listed = centralised(dmdenv.make_env("flocking", boids=40, pairs="list", slack=1.0))
-    assert isinstance(listed, Centralised)
-    assert listed.enlarged().env.slack == 2.0
     envs = GymnasiumVectorEnv(flat, 2)
     assert envs.observation_space.shape == (2, *flat.observation_shape)
     assert envs.reset(seed=0)[0].shape == (2, *flat.observation_shape)
     with pytest.raises(ValueError, match=r"'boids' beside an environment; valid: dataclasses.replace\(env, ...\)"):
         GymnasiumVectorEnv(flat, 2, boids=5)
+
+
+def test_the_capacities_of_a_flat_view_grow():
+    envs = GymnasiumVectorEnv(Centralised(Crowded()), 2, params={"target": -0.5})  # needs room for 4
+    envs.reset(seed=0)
+    assert not envs.step(np.zeros((2, 1), np.float32))[4]["overflow"].any()
+    assert envs.instances.env == Centralised(Crowded(room=4))
 
 
 @pytest.mark.parametrize("env", [FLOCK, Pairs(rows=3)], ids=["flocking", "pairs"])
