@@ -38,6 +38,7 @@ from dmdenv.neighbors import AllPairs, NeighborList, Pairs, allocate, build, upd
 from dmdenv.space import Free, Periodic, Space, norm
 
 _ALL_PAIRS_UP_TO = 32  # boids; `benchmarks/env_throughput.py --crossover` compares
+_GOLDEN_ANGLE = np.pi * (3 - 5**0.5)
 NEIGHBOR_FEATURES = 5  # presence, position (2), heading (2)
 OBSTACLE_FEATURES = 3  # presence, position (2)
 
@@ -146,6 +147,16 @@ def check_order(params: BoidParams, low: str, high: str) -> None:
     """Refuse parameters of which one may not exceed another one, and does."""
     if getattr(params, low) > getattr(params, high):
         raise ValueError(f"{low} = {getattr(params, low):g}; valid: up to {high} = {getattr(params, high):g}")
+
+
+def seeds(key: jax.Array, n: int, radius: jax.Array) -> jax.Array:
+    """Places `[n, 2]` that fill a disc around 0 evenly: seeds of a sunflower, turned and each moved a little at random.
+
+    Reference: Vogel, Math. Biosci. 44, 179 (1979).
+    """
+    k, draws = np.arange(n), 2 * np.pi * jax.random.uniform(key, (n + 1,))
+    places = radius * ((k + 0.5) / n)[:, None] ** 0.5 * direction(_GOLDEN_ANGLE * k + draws[n])
+    return places + 0.3 * radius / n**0.5 * direction(draws[:n])  # not far enough to meet another one
 
 
 class SteeredFlock(Flock[SteeredS, SteeredP], Generic[SteeredS, SteeredP]):

@@ -28,11 +28,10 @@ import numpy as np
 
 from dmdenv.envs.base import Baseline, Transition, initial_flags, parameter, task_field
 from dmdenv.envs.boids import BoidParams, FlockState, boid_rules, cross, direction, flight_rule
-from dmdenv.envs.flocks import Flock, closest, presence
+from dmdenv.envs.flocks import Flock, closest, presence, seeds
 from dmdenv.pytree import pytree
 from dmdenv.space import norm, unit
 
-_GOLDEN_ANGLE = np.pi * (3 - 5**0.5)
 _SUMMARY = 8  # features before those of boids and herders: goal (2), centre (2), farthest (2), spread, share in the goal
 _ARC = 1.0  # angle between neighbouring herders that drive, as seen from the flock
 _STANDOFF = 0.35  # how far from those that it drives or fetches a herder stays, over the flight range
@@ -139,22 +138,17 @@ class Shepherd(Flock[ShepherdState, ShepherdParams]):
         return gymnasium.spaces.Box(-1.0, 1.0, (self.herders, 2), np.float32)
 
     def scattered(self, params: ShepherdParams) -> jax.Array:
-        angle, radius = _seeds(self.boids)
-        return 0.6 * params.start_radius * radius[:, None] * direction(angle)  # as a flock that is driven
+        return seeds(jax.random.key(0), self.boids, 0.6 * params.start_radius)  # as close as when they are driven
 
     # --- an episode -----------------------------------------------------------------------------------------------
 
     def initial_state(self, key: jax.Array, params: ShepherdParams) -> ShepherdState:
         """A loose flock at a random side of the goal, with random headings; the herders on the edge of the goal."""
         n, h = self.boids, self.herders
-        draws = 2 * np.pi * jax.random.uniform(key, (2 * n + 3,))
-        headings, jitter, (side, turned, post) = draws[:n], draws[n : 2 * n], draws[2 * n :]
-        angle, radius = _seeds(n)
-        # seeds of a sunflower fill a disc evenly; each is moved at random, but not far enough to meet another one
-        spacing = params.start_radius / n**0.5
-        positions = params.start_radius * radius[:, None] * direction(angle + turned)
-        positions = positions + 0.3 * spacing * direction(jitter)
-        positions = positions + params.start_distance * direction(side)[None, :]
+        seed_key, key = jax.random.split(key)
+        draws = 2 * np.pi * jax.random.uniform(key, (n + 2,))
+        headings, side, post = draws[:n], draws[n], draws[n + 1]
+        positions = params.start_distance * direction(side)[None, :] + seeds(seed_key, n, params.start_radius)
         posts = post + 2 * np.pi / h * jnp.arange(h)
         pairs, overflow = self.neighbors(positions, params)
         return ShepherdState(
@@ -266,12 +260,6 @@ def alarm(positions: jax.Array, herders: jax.Array, params: ShepherdParams) -> j
     """`1 - prod_h (1 - p_ih)` for boids at `positions` `[n, 2]`, `[n]`: from 0, nobody near, to 1."""
     distance = norm(positions[:, None, :] - herders[None, :, :])
     return 1 - jnp.prod(1 - presence(distance, params.flight_range), axis=1)
-
-
-def _seeds(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Angle and radius of n seeds of a sunflower, which fill the unit disc evenly, each `[n]`."""
-    k = np.arange(n)
-    return _GOLDEN_ANGLE * k, ((k + 0.5) / n) ** 0.5
 
 
 def _spread(positions: jax.Array) -> tuple[jax.Array, jax.Array]:
