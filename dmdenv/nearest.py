@@ -9,9 +9,7 @@ from dmdenv.particles_last import over_particles, take
 from dmdenv.space import Space, squared_distance
 
 
-def nearest(
-    space: Space, positions: jax.Array, pairs: Pairs, k: int, *, present: jax.Array | None = None
-) -> jax.Array:
+def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int, *, present: jax.Array | None = None) -> jax.Array:
     """Indices of the k nearest neighbours, nearest first.
 
     The sweep keeps k running minima a particle, so no `[n, n]` distances are stored. The result is an integer and has

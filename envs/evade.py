@@ -1,9 +1,9 @@
 """Evade: a flock that stays together and loses nobody to a predator, among obstacles.
 
 The agent turns each of n boids, which move at a common speed; they keep apart by themselves, and neither align nor
-draw together nor flee unless the agent makes them. A predator turns towards the boids that it sees and sprints when one
-is near, by the rules in `dmdenv.envs.boids`. A boid that comes closer to it than `catch_range` is lost: it stays where it
-is, acts on nobody, and counts no more.
+draw together nor flee unless the agent makes them. A predator turns towards the boids that it sees and sprints when
+one is near, by the rules in `dmdenv.envs.boids`. A boid that comes closer to it than `catch_range` is lost: it stays
+where it is, acts on nobody, and counts no more.
 
 What is counted jumps; so that a gradient tells where to go, the reward also has a danger that grows smoothly as a
 predator comes near, and it measures how far the flock is scattered by
@@ -17,7 +17,7 @@ NeurIPS 2020); why to stay together: Hamilton, "Geometry for the selfish herd", 
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -70,8 +70,8 @@ class EvadeState(FlockingState):
 class Evade(SteeredFlock[EvadeState, EvadeParams]):
     """Boids that stay together and lose nobody to a predator. Task `evade`.
 
-    Observation `[n, m]` and action `[n]`: see `dmdenv.envs.flocks.SteeredFlock`. Lost boids are not seen, and their rows
-    are zero.
+    Observation `[n, m]` and action `[n]`: see `dmdenv.envs.flocks.SteeredFlock`. Lost boids are not seen, and their
+    rows are zero.
 
     Reward: `survival_weight S + together_weight K - danger_weight X - collision_weight C - effort_weight E`. After the
     step: the share S of boids alive, and K as above. The danger X is the mean over the boids of
@@ -109,7 +109,7 @@ class Evade(SteeredFlock[EvadeState, EvadeParams]):
     slack: float = 4.0
 
     state_type = EvadeState
-    counts = {**SteeredFlock.counts, "predators": 1}
+    counts: ClassVar = {**SteeredFlock.counts, "predators": 1}
 
     @property
     def default_params(self) -> EvadeParams:
@@ -197,7 +197,7 @@ class Evade(SteeredFlock[EvadeState, EvadeParams]):
         def reynolds(key: jax.Array, observation: jax.Array) -> jax.Array:
             boids = self.seen_boids(observation)
             rest = observation[:, self.nearest * NEIGHBOR_FEATURES :]
-            obstacles = rest[:, : -NEIGHBOR_FEATURES].reshape(len(rest), -1, OBSTACLE_FEATURES)
+            obstacles = rest[:, :-NEIGHBOR_FEATURES].reshape(-1, min(self.obstacles, 2), OBSTACLE_FEATURES)
             predator = rest[:, -NEIGHBOR_FEATURES:]
             count = jnp.maximum(jnp.sum(boids[..., 0], axis=1), 1e-3)[:, None]
             want = (

@@ -154,7 +154,7 @@ def seeds(key: jax.Array, n: int, radius: jax.Array) -> jax.Array:
 
     Reference: Vogel, Math. Biosci. 44, 179 (1979).
     """
-    k, draws = np.arange(n), 2 * np.pi * jax.random.uniform(key, (n + 1,))
+    k, draws = jnp.arange(n), 2 * np.pi * jax.random.uniform(key, (n + 1,))
     places = radius * ((k + 0.5) / n)[:, None] ** 0.5 * direction(_GOLDEN_ANGLE * k + draws[n])
     return places + 0.3 * radius / n**0.5 * direction(draws[:n])  # not far enough to meet another one
 
@@ -176,7 +176,7 @@ class SteeredFlock(Flock[SteeredS, SteeredP], Generic[SteeredS, SteeredP]):
     space: Literal["periodic", "free"]
     reach: float | None
 
-    counts = {"boids": 2, "obstacles": 0, "predators": 0, "nearest": 1}
+    counts: ClassVar = {"boids": 2, "obstacles": 0, "predators": 0, "nearest": 1}
     ranges = ("perception", "alignment_range", "avoidance_range", "cohesion_range", "collision_range")
 
     def __post_init__(self):

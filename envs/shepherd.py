@@ -1,9 +1,9 @@
 """Shepherd: a few herders drive many boids into a goal region.
 
-n boids graze on a free plane: they go slowly along their headings. Where herders come close they run, away from them and
-towards the other boids. Nobody but the herders knows of the goal, a disc around the origin. With u_i the unit vector
-along the heading theta_i, the forces F and torques tau of avoidance, cohesion and flight in `dmdenv.envs.boids` (the
-herders take the place of predators), and explicit Euler steps of `dt`:
+n boids graze on a free plane: they go slowly along their headings. Where herders come close they run, away from them
+and towards the other boids. Nobody but the herders knows of the goal, a disc around the origin. With u_i the unit
+vector along the heading theta_i, the forces F and torques tau of avoidance, cohesion and flight in
+`dmdenv.envs.boids` (the herders take the place of predators), and explicit Euler steps of `dt`:
 
     r_i     <- r_i + dt ((speed + run_speed A_i) u_i + F_i)
     theta_i <- theta_i + dt tau_i
@@ -19,7 +19,7 @@ R561 (2012).
 """
 
 import dataclasses
-from typing import Literal
+from typing import ClassVar, Literal
 
 import gymnasium
 import jax
@@ -32,7 +32,7 @@ from dmdenv.envs.flocks import Flock, closest, presence, seeds
 from dmdenv.pytree import pytree
 from dmdenv.space import norm, unit
 
-_SUMMARY = 8  # features before those of boids and herders: goal (2), centre (2), farthest (2), spread, share in the goal
+_SUMMARY = 8  # features at the front: goal (2), centre (2), farthest boid (2), spread, share in the goal
 _ARC = 1.0  # angle between neighbouring herders that drive, as seen from the flock
 _STANDOFF = 0.35  # how far from those that it drives or fetches a herder stays, over the flight range
 _ASIDE = 0.5  # angle by which a herder goes around the flock at a time
@@ -82,10 +82,10 @@ class ShepherdState(FlockState):
 class Shepherd(Flock[ShepherdState, ShepherdParams]):
     """Herders that drive a flock into a goal region. Task `shepherd`.
 
-    Observation `[h, m]`, one row a herder, in [-1, 1]. A place at d from the herder shows as d / sqrt(d^2 + R^2), in the
-    axes of the plane, with R = `sight`: the goal's centre; the flock's centre of mass; the boid farthest from that
-    centre; the flock's spread s (the root mean square distance from the centre) as s / sqrt(s^2 + R^2), and the share of
-    boids in the goal; the `nearest` boids, nearest first; the other herders, in the order of their rows.
+    Observation `[h, m]`, one row a herder, in [-1, 1]. A place at d from the herder shows as d / sqrt(d^2 + R^2), in
+    the axes of the plane, with R = `sight`: the goal's centre; the flock's centre of mass; the boid farthest from that
+    centre; the flock's spread s (the root mean square distance from the centre) as s / sqrt(s^2 + R^2), and G (see
+    below); the `nearest` boids, nearest first; the other herders, in the order of their rows.
 
     Action `[h, 2]`: velocity of each herder, in units of `herder_speed`; longer ones are shortened to length 1.
 
@@ -114,7 +114,7 @@ class Shepherd(Flock[ShepherdState, ShepherdParams]):
     slack: float = 4.0
 
     state_type = ShepherdState
-    counts = {"boids": 2, "herders": 1, "nearest": 1}
+    counts: ClassVar = {"boids": 2, "herders": 1, "nearest": 1}
     ranges = ("alignment_range", "avoidance_range", "cohesion_range", "collision_range")
 
     def __post_init__(self):

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv.agents.evaluate import evaluate, random_policy, zero_policy
+
 
 def assert_gradient_agrees(total, point, params, *, h=1e-6, tolerance=1e-5):
     """The gradient of `total(point, params)` against central differences, to a relative tolerance.
@@ -52,6 +54,21 @@ def assert_random_steps_are_sound(env, *, instances, steps, chunk=50):
     for t in range(0, steps, chunk):
         states, faulty, largest = run(jax.random.key(t), states)
         assert not faulty and largest <= 1.0
+
+
+def evaluations(env, episodes):
+    """Whole episodes under doing nothing, chance and the baselines, `{name: Evaluation}`; one program for all."""
+    policies = {"zero": zero_policy(env), "random": random_policy(env), **env.baselines()}
+    steps = int(env.default_params.max_steps)
+
+    @jax.jit
+    def run(index):
+        def policy(key, observation):
+            return jax.lax.switch(index, list(policies.values()), key, observation)
+
+        return evaluate(env, policy, jax.random.key(0), episodes=episodes, steps=steps)
+
+    return {name: run(index) for index, name in enumerate(policies)}
 
 
 def recorded(env, params, actions, key, view=lambda state: state.positions):

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import dmdenv
+from boid_energies import notebook_energies, wrapped
 from dmdenv.envs.base import CapacityExceeded
 from dmdenv.envs.boids import FlockingParams, polar_order
 from dmdenv.neighbors import AllPairs
-from boid_energies import notebook_energies, wrapped
 
-# --- the rules as energies ----------------------------------------------------------------------------------------------
+# --- the rules as energies --------------------------------------------------------------------------------------------
 
 
 @jax.jit

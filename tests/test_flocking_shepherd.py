@@ -10,9 +10,8 @@ import pytest
 
 import dmdenv
 from boid_energies import notebook_energies
-from dmdenv.agents.evaluate import evaluate, random_policy, zero_policy
 from dmdenv.envs.shepherd import ShepherdParams, alarm
-from flock_checks import assert_gradient_agrees, assert_random_steps_are_sound, recorded
+from flock_checks import assert_gradient_agrees, assert_random_steps_are_sound, evaluations, recorded
 
 
 def make(**config):
@@ -56,7 +55,7 @@ def test_boids_move_by_the_gradients_of_the_energies(x64):
     u = np.stack([np.cos(state.headings), np.sin(state.headings)], -1)
     np.testing.assert_allclose(new.positions, state.positions + 0.1 * (pace[:, None] * u + force), atol=1e-10)
     np.testing.assert_allclose(new.headings, state.headings + 0.1 * torque, atol=1e-10)
-    assert np.abs(torque).max() > 0.1 and np.abs(force).max() > 0.1 and 0.3 < pace.max()
+    assert np.abs(torque).max() > 0.1 and np.abs(force).max() > 0.1 and pace.max() > 0.3
     crowd.cache_clear()
 
 
@@ -155,18 +154,6 @@ def test_lists_and_all_pairs_give_the_same_episode(x64):
 # --- the task ---------------------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def scores(episodes, **config):
-    env = make(**config)
-    policies = {"zero": zero_policy(env), "random": random_policy(env), **env.baselines()}
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def run(name):
-        return evaluate(env, policies[name], jax.random.key(0), episodes=episodes, steps=512)
-
-    return {name: run(name) for name in policies}
-
-
 def check_scores(found):
     mean = {name: float(jnp.mean(evaluation.returns)) for name, evaluation in found.items()}
     assert mean["stroembom"] > 150 and mean["zero"] < 5 and mean["random"] < 5
@@ -176,18 +163,18 @@ def check_scores(found):
 
 
 def test_stroembom_brings_the_flock_home_and_nothing_and_chance_do_not():
-    check_scores(scores(4))
+    check_scores(evaluations(make(), 4))
 
 
 @pytest.mark.slow
 def test_so_it_does_in_many_episodes():
-    check_scores(scores(64))
+    check_scores(evaluations(make(), 64))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("config", "least"), [({"herders": 3}, 200), ({"boids": 64, "herders": 4}, 150)])
 def test_more_herders_drive_more_boids(config, least):
-    returns = scores(32, **config)["stroembom"].returns
+    returns = evaluations(make(**config), 32)["stroembom"].returns
     assert float(jnp.mean(returns)) > least
 
 
@@ -209,7 +196,7 @@ def test_the_gradient_of_a_32_step_return_agrees_with_central_differences(pairs,
         state = dataclasses.replace(state, **moved)
 
         def one(state, action):
-            obs, state, reward, *_ = env.step(jax.random.key(0), state, action, params)
+            obs, state, reward, *_ = env.step_env(jax.random.key(0), state, action, params)
             return state, reward + 0.1 * jnp.mean(jnp.sin(3 * obs))
 
         return jnp.sum(jax.lax.scan(one, state, point["actions"])[1])
