@@ -17,7 +17,7 @@ NeurIPS 2020); why to stay together: Hamilton, "Geometry for the selfish herd", 
 """
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -83,30 +83,12 @@ class Evade(SteeredFlock[EvadeState, EvadeParams]):
     Metrics in `info`: `survivors` (S), `together` (K over S, of those alive), `collisions` (pairs closer than
     `collision_range`, a boid), `effort`.
 
-    Args:
-        boids: number n of boids.
-        obstacles: number of round obstacles, around the flock, of random range.
-        predators: number of predators.
-        space: "periodic", or "free": a plane without boundary.
-        nearest: how many of its nearest neighbours a boid observes.
-        pairs: "all" pairs, a neighbour "list", or "auto": by the number of boids.
-        reach: longest range over the side of the box for which the neighbour list is sized; None: that of
-            `default_params`. Give it for parameters with a longer one, up to 0.5.
-        slack: capacity of the neighbour list over what a random start needs; `enlarged` doubles it.
-
-    Raises:
-        ValueError: for a value out of range; the message names the field and what is valid.
+    Fields and errors: see `SteeredFlock`.
     """
 
     task: str = task_field("evade")
-    boids: int = 32
     obstacles: int = 3
     predators: int = 1
-    space: Literal["periodic", "free"] = "periodic"
-    nearest: int = 6
-    pairs: Literal["auto", "all", "list"] = "auto"
-    reach: float | None = None
-    slack: float = 4.0
 
     state_type = EvadeState
     counts: ClassVar = {**SteeredFlock.counts, "predators": 1}
@@ -197,7 +179,7 @@ class Evade(SteeredFlock[EvadeState, EvadeParams]):
         def reynolds(key: jax.Array, observation: jax.Array) -> jax.Array:
             boids = self.seen_boids(observation)
             rest = observation[:, self.nearest * NEIGHBOR_FEATURES :]
-            obstacles = rest[:, :-NEIGHBOR_FEATURES].reshape(-1, min(self.obstacles, 2), OBSTACLE_FEATURES)
+            obstacles = rest[:, :-NEIGHBOR_FEATURES].reshape(len(rest), min(self.obstacles, 2), OBSTACLE_FEATURES)
             predator = rest[:, -NEIGHBOR_FEATURES:]
             count = jnp.maximum(jnp.sum(boids[..., 0], axis=1), 1e-3)[:, None]
             want = (

@@ -12,7 +12,6 @@ References: Reynolds, SIGGRAPH 1987; `FlockingParams.reynolds` gives the coeffic
 """
 
 import dataclasses
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -35,30 +34,10 @@ class Flocking(SteeredFlock[FlockingState, FlockingParams]):
 
     Metrics in `info`: `polar_order`, `collisions` (pairs closer than `collision_range`, a boid), `effort`.
 
-    Args:
-        boids: number n of boids.
-        obstacles: number of round obstacles, at random places, of random range.
-        predators: number of predators.
-        space: "periodic", or "free": a plane without boundary.
-        nearest: how many of its nearest neighbours a boid observes.
-        pairs: "all" pairs, a neighbour "list", or "auto": by the number of boids.
-        reach: longest range over the side of the box for which the neighbour list is sized; None: that of
-            `default_params`. Give it for parameters with a longer one, up to 0.5.
-        slack: capacity of the neighbour list over what a random start needs; `enlarged` doubles it.
-
-    Raises:
-        ValueError: for a value out of range; the message names the field and what is valid.
+    Fields and errors: see `SteeredFlock`.
     """
 
     task: str = task_field("align")
-    boids: int = 32
-    obstacles: int = 2
-    predators: int = 0
-    space: Literal["periodic", "free"] = "periodic"
-    nearest: int = 6
-    pairs: Literal["auto", "all", "list"] = "auto"
-    reach: float | None = None
-    slack: float = 4.0
 
     state_type = FlockingState
 

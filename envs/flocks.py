@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.envs.base import CapacityExceeded, Env
+from dmdenv.envs.base import CapacityExceeded, Env, task_field
 from dmdenv.envs.boids import (
     BoidParams,
     FlockingState,
@@ -159,6 +159,7 @@ def seeds(key: jax.Array, n: int, radius: jax.Array) -> jax.Array:
     return places + 0.3 * radius / n**0.5 * direction(draws[:n])  # not far enough to meet another one
 
 
+@dataclasses.dataclass(frozen=True)
 class SteeredFlock(Flock[SteeredS, SteeredP], Generic[SteeredS, SteeredP]):
     """Boids in a square, each turned by the agent, among obstacles and predators.
 
@@ -169,12 +170,31 @@ class SteeredFlock(Flock[SteeredS, SteeredP], Generic[SteeredS, SteeredP]):
     there are any, the same five as for a boid.
 
     Action `[n]`: turn rate of each boid, in units of `turn_rate`.
+
+    Args:
+        boids: number n of boids.
+        obstacles: number of round obstacles, at random places, of random range.
+        predators: number of predators.
+        space: "periodic", or "free": a plane without boundary.
+        nearest: how many of its nearest neighbours a boid observes.
+        pairs: "all" pairs, a neighbour "list", or "auto": by the number of boids.
+        reach: longest range over the side of the box for which the neighbour list is sized; None: that of
+            `default_params`. Give it for parameters with a longer one, up to 0.5.
+        slack: capacity of the neighbour list over what a random start needs; `enlarged` doubles it.
+
+    Raises:
+        ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    obstacles: int
-    predators: int
-    space: Literal["periodic", "free"]
-    reach: float | None
+    task: str = task_field("")  # each task names itself
+    boids: int = 32
+    obstacles: int = 2
+    predators: int = 0
+    space: Literal["periodic", "free"] = "periodic"
+    nearest: int = 6
+    pairs: Literal["auto", "all", "list"] = "auto"
+    reach: float | None = None
+    slack: float = 4.0
 
     counts: ClassVar = {"boids": 2, "obstacles": 0, "predators": 0, "nearest": 1}
     ranges = ("perception", "alignment_range", "avoidance_range", "cohesion_range", "collision_range")

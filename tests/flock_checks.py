@@ -9,6 +9,26 @@ import numpy as np
 from dmdenv.agents.evaluate import evaluate, random_policy, zero_policy
 
 
+def return_of_32_steps(env, key, **fixed):
+    """`total(point, params)`: the rewards of an episode and a term of its observations, from a reset on.
+
+    `point` has the `actions` `[32, ...]` and what is added to fields of the initial state, of which some are `fixed`.
+    """
+
+    def total(point, params):
+        _, state = env.reset(key, params)
+        moved = {name: getattr(state, name) + change for name, change in point.items() if name != "actions"}
+        state = dataclasses.replace(state, **moved, **fixed)
+
+        def one(state, action):
+            obs, state, reward, *_ = env.step_env(jax.random.key(0), state, action, params)
+            return state, reward + 0.1 * jnp.mean(jnp.sin(3 * obs))
+
+        return jnp.sum(jax.lax.scan(one, state, point["actions"])[1])
+
+    return total
+
+
 def assert_gradient_agrees(total, point, params, *, h=1e-6, tolerance=1e-5):
     """The gradient of `total(point, params)` against central differences, to a relative tolerance.
 

@@ -15,7 +15,13 @@ from dmdenv.envs.evade import EvadeParams, togetherness
 from dmdenv.nearest import nearest
 from dmdenv.neighbors import AllPairs
 from dmdenv.space import Free, Periodic
-from flock_checks import assert_gradient_agrees, assert_random_steps_are_sound, evaluations, recorded
+from flock_checks import (
+    assert_gradient_agrees,
+    assert_random_steps_are_sound,
+    evaluations,
+    recorded,
+    return_of_32_steps,
+)
 
 
 def make(**config):
@@ -235,17 +241,6 @@ def test_the_gradient_of_a_32_step_return_agrees_with_central_differences(pairs,
     env = make(boids=8, nearest=3, obstacles=2, pairs=pairs)
     params = env.default_params.replace(alignment=0.3, cohesion=0.2, flight=1.0, start_distance=6.0)
 
-    def total(point, params):
-        _, state = env.reset(jax.random.key(2), params)
-        moved = {name: getattr(state, name) + point[name] for name in point if name != "actions"}
-        state = dataclasses.replace(state, **moved, alive=jnp.arange(8) != 3)
-
-        def one(state, action):
-            obs, state, reward, *_ = env.step_env(jax.random.key(0), state, action, params)
-            return state, reward + 0.1 * jnp.mean(jnp.sin(3 * obs))
-
-        return jnp.sum(jax.lax.scan(one, state, point["actions"])[1])
-
     point = {
         "actions": 0.5 * jnp.sin(jnp.arange(32.0)[:, None] + 2.0 * jnp.arange(8.0)[None, :]),
         "positions": jnp.zeros((8, 2)),
@@ -253,7 +248,7 @@ def test_the_gradient_of_a_32_step_return_agrees_with_central_differences(pairs,
         "predators": jnp.zeros((1, 2)),
         "predator_headings": jnp.zeros(1),
     }
-    assert_gradient_agrees(total, point, params)
+    assert_gradient_agrees(return_of_32_steps(env, jax.random.key(2), alive=jnp.arange(8) != 3), point, params)
 
 
 # --- soundness and bad input ------------------------------------------------------------------------------------------

@@ -11,7 +11,13 @@ import pytest
 import dmdenv
 from boid_energies import notebook_energies
 from dmdenv.envs.shepherd import ShepherdParams, alarm
-from flock_checks import assert_gradient_agrees, assert_random_steps_are_sound, evaluations, recorded
+from flock_checks import (
+    assert_gradient_agrees,
+    assert_random_steps_are_sound,
+    evaluations,
+    recorded,
+    return_of_32_steps,
+)
 
 
 def make(**config):
@@ -190,17 +196,6 @@ def test_the_gradient_of_a_32_step_return_agrees_with_central_differences(pairs,
     env = make(boids=8, herders=2, nearest=3, pairs=pairs)
     params = env.default_params.replace(alignment=0.3, start_distance=9.0)
 
-    def total(point, params):
-        _, state = env.reset(jax.random.key(3), params)
-        moved = {name: getattr(state, name) + point[name] for name in ("positions", "headings", "herders")}
-        state = dataclasses.replace(state, **moved)
-
-        def one(state, action):
-            obs, state, reward, *_ = env.step_env(jax.random.key(0), state, action, params)
-            return state, reward + 0.1 * jnp.mean(jnp.sin(3 * obs))
-
-        return jnp.sum(jax.lax.scan(one, state, point["actions"])[1])
-
     t = jnp.arange(32.0)
     actions = 0.6 * jnp.stack([jnp.cos(t / 5), jnp.sin(t / 7)], -1)
     point = {
@@ -209,7 +204,7 @@ def test_the_gradient_of_a_32_step_return_agrees_with_central_differences(pairs,
         "headings": jnp.zeros(8),
         "herders": jnp.zeros((2, 2)),
     }
-    assert_gradient_agrees(total, point, params)
+    assert_gradient_agrees(return_of_32_steps(env, jax.random.key(3)), point, params)
 
 
 # --- soundness and bad input ------------------------------------------------------------------------------------------
