@@ -93,7 +93,8 @@ class Shepherd(Flock[ShepherdState, ShepherdParams]):
     sigmoid((goal_radius - d_i) / goal_edge), their share in the goal with a smooth edge, and d and d' the mean distance
     from the goal's centre before and after the step; a^2 is a herder's squared length of action.
 
-    Metrics in `info`: `in_goal` (share of boids in the goal), `distance` (d'), `spread`, `effort`.
+    Metrics in `info`: `in_goal` (share of boids in the goal), `distance` (d'), `spread`, `collisions` (pairs closer
+    than `collision_range`, a boid), `effort`.
 
     Args:
         boids: number n of boids.
@@ -189,6 +190,7 @@ class Shepherd(Flock[ShepherdState, ShepherdParams]):
             "in_goal": jnp.mean(after < params.goal_radius, dtype=reward.dtype),
             "distance": jnp.mean(after),
             "spread": _spread(moved.positions)[0],
+            "collisions": jnp.mean(rules["collisions"]),
             "effort": effort,
         }
         return Transition(moved, reward, jnp.asarray(False), metrics)
@@ -207,7 +209,8 @@ class Shepherd(Flock[ShepherdState, ShepherdParams]):
             ],
             axis=1,
         )
-        seen = (places / jnp.sqrt(jnp.sum(places**2, axis=-1, keepdims=True) + params.sight**2)).reshape(h, -1)
+        seen = places / jnp.sqrt(jnp.sum(places**2, axis=-1, keepdims=True) + params.sight**2)
+        seen = jnp.clip(seen, -1.0, 1.0).reshape(h, -1)  # of what is very far, rounding may be beyond
         share = jnp.mean(jax.nn.sigmoid((params.goal_radius - norm(boids)) / params.goal_edge))
         summary = jnp.stack([spread / jnp.hypot(spread, params.sight), share])
         return jnp.concatenate([seen[:, :6], jnp.broadcast_to(summary[None], (h, 2)), seen[:, 6:]], axis=1)
@@ -222,7 +225,7 @@ class Shepherd(Flock[ShepherdState, ShepherdParams]):
         an arc, in the order of their angles; on the way they keep away from the flock. When all are in the goal they
         rest.
 
-        Reference: Stroembom et al., J. R. Soc. Interface 11, 20140719 (2014), section 2.2, there for one herder.
+        Reference: Stroembom et al., J. R. Soc. Interface 11, 20140719 (2014): collecting and driving, there by one herder.
         """
         params = self.default_params if params is None else params
 
@@ -307,7 +310,7 @@ def _stroembom(observation: jax.Array, n: int, nearest: int, params: ShepherdPar
 
 def _unsquashed(shown: jax.Array, scale: jax.Array) -> jax.Array:
     """d from what an observation shows of it, `d / sqrt(|d|^2 + R^2)`, `[..., k]`."""
-    rest = jnp.maximum(1 - jnp.sum(shown**2, axis=-1, keepdims=True), 1e-6)  # of what is very far, rounding leaves 0
+    rest = jnp.maximum(1 - jnp.sum(shown**2, axis=-1, keepdims=True), 1e-6)  # of what is very far nothing is left
     return scale * shown / jnp.sqrt(rest)
 
 

@@ -31,7 +31,7 @@ def make(**config):
 def crowd():
     """Boids within the reach of herders, some of which stand in the flock; and a compiled step."""
     env = make(boids=12, herders=3)
-    params = env.default_params.replace(start_distance=5.0, alignment=0.5)
+    params = env.default_params.replace(start_distance=5.0, alignment=0.5, collision_range=2.5)
     _, state = jax.jit(env.reset)(jax.random.key(1), params)
     return env, params, state, jax.jit(env.step_env)
 
@@ -101,6 +101,9 @@ def test_the_reward_and_the_metrics_are_what_the_documentation_says():
     assert float(reward) == pytest.approx(inside + 2 * np.mean(before - after) - 0.02 * 0.5, abs=1e-4)
     assert float(info["in_goal"]) == pytest.approx(np.mean(after < 5.0)) and 0 < np.mean(after < 5.0) < 1
     assert float(info["distance"]) == pytest.approx(np.mean(after), rel=1e-5)
+    start = np.asarray(state.positions, float)
+    near = np.linalg.norm(start[:, None] - start, axis=-1) < float(params.collision_range)
+    assert float(info["collisions"]) == pytest.approx((near.sum() - 12) / 24)
     x = np.asarray(new.positions, float)
     assert float(info["spread"]) == pytest.approx(np.sqrt(np.mean(np.sum((x - x.mean(0)) ** 2, 1))), rel=1e-5)
 
