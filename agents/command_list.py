@@ -49,11 +49,17 @@ def describe(env: Env) -> str:
 
 
 def _documented_arguments(cls: type) -> dict[str, str]:
-    """What the docstring of a class says of each argument: its section `Args`, an entry `name: text` a line or more."""
-    _, _, section = (inspect.getdoc(cls) or "").partition("\nArgs:\n")
-    section = re.split(r"^\S", section, maxsplit=1, flags=re.MULTILINE)[0]
-    entries = re.split(r"^ {4}(\w+): ", section, flags=re.MULTILINE)[1:]
-    return {name: " ".join(text.split()) for name, text in zip(entries[::2], entries[1::2], strict=True)}
+    """What the docstrings of a class and of its bases say of each argument, in their sections `Args`.
+
+    There an entry is `name: text`, on a line or more.
+    """
+    meanings = {}
+    for base in reversed(cls.__mro__):
+        _, _, section = inspect.cleandoc(base.__doc__ or "").partition("\nArgs:\n")
+        section = re.split(r"^\S", section, maxsplit=1, flags=re.MULTILINE)[0]
+        entries = re.split(r"^ {4}(\w+): ", section, flags=re.MULTILINE)[1:]
+        meanings |= {name: " ".join(text.split()) for name, text in zip(entries[::2], entries[1::2], strict=True)}
+    return meanings
 
 
 def _parameter_row(field: dataclasses.Field, params: Params) -> tuple[str, ...]:

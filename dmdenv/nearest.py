@@ -9,7 +9,7 @@ from dmdenv.particles_last import over_particles, take
 from dmdenv.space import Space, squared_distance
 
 
-def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int) -> jax.Array:
+def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int, *, present: jax.Array | None = None) -> jax.Array:
     """Indices of the k nearest neighbours, nearest first.
 
     The sweep keeps k running minima a particle, so no `[n, n]` distances are stored. The result is an integer and has
@@ -20,6 +20,7 @@ def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int) -> jax.Arr
         positions: `[n, d]`, unit length.
         pairs: whom to look at.
         k: how many; 1 or more.
+        present: bool `[n]`, who may be found; None: everybody.
 
     Returns:
         int32 `[n, k]`; a particle's own index stands where it has fewer than k neighbours.
@@ -40,11 +41,14 @@ def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int) -> jax.Arr
         if indices is None:
             j = jnp.full(n, c, jnp.int32)
             xj = jnp.broadcast_to(lax.dynamic_slice_in_dim(x, c, 1, axis=-1), x.shape)
+            there = None if present is None else lax.dynamic_slice_in_dim(present, c, 1)
         else:
             j = lax.dynamic_index_in_dim(indices, c, keepdims=False)
             xj = take(x, j)
+            there = None if present is None else take(present, j)
         (distance,) = over_particles(squared_distance, (n,), space, x, xj)
-        distance, j = jnp.where(j == own, jnp.inf, distance)[None, :], j[None, :]
+        hidden = j == own if there is None else (j == own) | ~there
+        distance, j = jnp.where(hidden, jnp.inf, distance)[None, :], j[None, :]
         # insertion into the sorted slots [k, n]: what is farther moves on by one
         nearer_slots, nearer_names = _shifted(distances, -jnp.inf), _shifted(names, 0)
         before, passes = distance < distances, distance < nearer_slots

@@ -22,7 +22,7 @@ form, with its convention that alignment and cohesion turn a boid but do not pus
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -35,17 +35,12 @@ from dmdenv.pytree import pytree
 from dmdenv.space import Space, norm, unit
 
 
-class FlockingParams(Params):
-    """Dynamic parameters of flocking. Lengths, times and energies in units of their own; angles in radians."""
+class BoidParams(Params):
+    """How boids move: what every task has. Lengths, times and energies in units of their own; angles in radians."""
 
     max_steps: jax.Array = parameter(default=256, unit="steps", low=1, doc="length of an episode")
     dt: jax.Array = parameter(default=0.1, unit="time", low=0, doc="time step")
-    box: jax.Array = parameter(
-        default=16.0, unit="length", low=1e-6, doc="side of the square (in free space: of the start)"
-    )
     speed: jax.Array = parameter(default=1.0, unit="length/time", low=0, doc="speed along the heading")
-    turn_rate: jax.Array = parameter(default=2.0, unit="angle/time", low=0, doc="turn rate of an action of 1")
-    perception: jax.Array = parameter(default=5.0, unit="length", low=1e-6, doc="how far a boid sees")
     view_min: jax.Array = parameter(
         default=0.0, unit="angle", low=0, high=np.pi, doc="field of view: smallest angle to heading"
     )
@@ -59,11 +54,24 @@ class FlockingParams(Params):
     cohesion: jax.Array = parameter(default=0.05, unit="energy", low=0, doc="J of the cohesion rule")
     cohesion_range: jax.Array = parameter(default=3.0, unit="length", low=1e-6, doc="D of the cohesion rule")
     exponent: jax.Array = parameter(default=3.0, unit="1", low=1, doc="alpha of alignment, avoidance and flight")
+    flight: jax.Array = parameter(default=10.0, unit="energy", low=0, doc="J of flight from predators")
+    flight_range: jax.Array = parameter(default=3.0, unit="length", low=1e-6, doc="D of flight from predators")
+    collision_range: jax.Array = parameter(
+        default=0.5, unit="length", low=1e-6, doc="distance at which two boids collide"
+    )
+
+
+class SteeredParams(BoidParams):
+    """Boids that an agent steers by turn rates, in a square with obstacles and predators."""
+
+    box: jax.Array = parameter(
+        default=16.0, unit="length", low=1e-6, doc="side of the square (in free space: of the start)"
+    )
+    turn_rate: jax.Array = parameter(default=2.0, unit="angle/time", low=0, doc="turn rate of an action of 1")
+    perception: jax.Array = parameter(default=5.0, unit="length", low=1e-6, doc="how far a boid sees")
     obstacle: jax.Array = parameter(default=3.0, unit="energy", low=0, doc="J of obstacles")
     obstacle_min: jax.Array = parameter(default=1.2, unit="length", low=1e-6, doc="smallest range D of an obstacle")
     obstacle_max: jax.Array = parameter(default=2.0, unit="length", low=1e-6, doc="largest range D of an obstacle")
-    flight: jax.Array = parameter(default=10.0, unit="energy", low=0, doc="J of flight from predators")
-    flight_range: jax.Array = parameter(default=3.0, unit="length", low=1e-6, doc="D of flight from predators")
     chase: jax.Array = parameter(default=0.1, unit="energy", low=0, doc="J of the predators' chase")
     chase_range: jax.Array = parameter(default=4.0, unit="length", low=1e-6, doc="D of the predators' chase")
     predator_speed: jax.Array = parameter(default=0.85, unit="length/time", low=0, doc="a predator's speed at rest, s")
@@ -75,17 +83,19 @@ class FlockingParams(Params):
         default=2.6, unit="length", low=0, doc="distance of a boid that starts a sprint"
     )
     sprint_rest: jax.Array = parameter(default=20.0, unit="time", low=0, doc="least time between sprints")
-    collision_range: jax.Array = parameter(
-        default=0.5, unit="length", low=1e-6, doc="distance at which two boids collide"
-    )
-    order_weight: jax.Array = parameter(default=1.0, unit="reward", doc="reward of polar order 1 in a step")
-    gain_weight: jax.Array = parameter(default=10.0, unit="reward", doc="reward of raising polar order by 1")
     collision_weight: jax.Array = parameter(
         default=1.0, unit="reward", low=0, doc="cost of one full overlap a boid in a step"
     )
     effort_weight: jax.Array = parameter(
         default=0.02, unit="reward", low=0, doc="cost of turning at full rate in a step"
     )
+
+
+class FlockingParams(SteeredParams):
+    """Dynamic parameters of the task `align`."""
+
+    order_weight: jax.Array = parameter(default=1.0, unit="reward", doc="reward of polar order 1 in a step")
+    gain_weight: jax.Array = parameter(default=10.0, unit="reward", doc="reward of raising polar order by 1")
 
     @classmethod
     def reynolds(cls, **changes: Any) -> "FlockingParams":
@@ -100,12 +110,18 @@ class FlockingParams(Params):
 
 
 @pytree
-class FlockingState(State):
-    """Boids, obstacles and predators."""
+class FlockState(State):
+    """Boids alone."""
 
     positions: jax.Array  # float [n, 2], unit length
     headings: jax.Array  # float [n], angle
     pairs: Pairs  # whom a boid may interact with
+
+
+@pytree
+class FlockingState(FlockState):
+    """Boids, obstacles and predators."""
+
     obstacles: jax.Array  # float [o, 2], positions, unit length
     obstacle_ranges: jax.Array  # float [o], unit length
     predators: jax.Array  # float [p, 2], positions, unit length
@@ -131,14 +147,23 @@ def cross(a: jax.Array, b: jax.Array) -> jax.Array:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
-def _view_cosines(params: FlockingParams) -> tuple[jax.Array, jax.Array]:
+def _view_cosines(params: BoidParams) -> tuple[jax.Array, jax.Array]:
     """The cosines of the field of view's ends, with a margin for rounding, so that both ends are included."""
     rounding = 1e-6
     return jnp.cos(params.view_max) - rounding, jnp.cos(params.view_min) + rounding
 
 
-def boid_rules(space: Space, state: FlockingState, u: jax.Array, params: FlockingParams) -> dict[str, jax.Array]:
+def boid_rules(
+    space: Space, state: FlockState, u: jax.Array, params: BoidParams, present: jax.Array | None = None
+) -> dict[str, jax.Array]:
     """Alignment, avoidance, cohesion and collisions among boids, in one sweep over the pairs.
+
+    Args:
+        space: where the boids are.
+        state: their positions and pairs.
+        u: their headings as unit vectors, `[n, 2]`.
+        params: strengths and ranges of the rules.
+        present: bool `[n]`, who takes part; None: everybody.
 
     Returns:
         `force` `[n, 2]`, `torque` `[n]`, `overlap` `[n]` and `collisions` `[n]` a boid.
@@ -149,22 +174,27 @@ def boid_rules(space: Space, state: FlockingState, u: jax.Array, params: Flockin
     def in_view(cosine):
         return (least <= cosine) & (cosine <= most)
 
+    features = {"r": state.positions, "u": u}
+    if present is not None:
+        features["present"] = jnp.where(present, 1.0, 0.0)
+
     def pair(i, j):
+        both = True if present is None else i["present"] * j["present"] > 0
         d = space.displacement(j["r"], i["r"])
         r = norm(d)
         e = d / jnp.where(r > 0, r, 1.0)
         seen = in_view(jnp.sum(e * i["u"]))
         sees = in_view(-jnp.sum(e * j["u"]))
         sine, cosine = cross(i["u"], j["u"]), jnp.sum(i["u"] * j["u"])
-        aligning = (r < D) & (J > 0)
+        aligning = both & (r < D) & (J > 0)
         w = jnp.where(aligning, 1 - r / D, 1.0)
         mutual = jnp.where(seen, 1.0, 0.0) + jnp.where(sees, 1.0, 0.0)
         torque = jnp.where(aligning, J / alpha * mutual * w**alpha * (1 - cosine) * sine, 0.0)
-        near = r < params.avoidance_range
+        near = both & (r < params.avoidance_range)
         w = jnp.where(near, 1 - r / params.avoidance_range, 1.0)
         push = jnp.where(near, params.avoidance / params.avoidance_range * w ** (alpha - 1), 0.0)
-        kin = seen & (r < params.cohesion_range)
-        touching = r < params.collision_range
+        kin = both & seen & (r < params.cohesion_range)
+        touching = both & (r < params.collision_range)
         return {
             "torque": torque,
             "force": -push * e,
@@ -175,7 +205,7 @@ def boid_rules(space: Space, state: FlockingState, u: jax.Array, params: Flockin
         }
 
     parity = {"torque": -1, "force": -1, "center": 0, "kin": 0, "overlap": 1, "collisions": 1}
-    sums = neighbor_sum(pair, {"r": state.positions, "u": u}, state.pairs, parity=parity)
+    sums = neighbor_sum(pair, features, state.pairs, parity=parity)
     return {
         "force": sums["force"],
         "torque": sums["torque"] + _cohesion_torque(params.cohesion, sums["center"], u),
@@ -200,7 +230,7 @@ def towards(space: Space, targets: jax.Array, positions: jax.Array, u: jax.Array
 
 
 def obstacle_rule(
-    space: Space, positions: jax.Array, u: jax.Array, state: FlockingState, params: FlockingParams
+    space: Space, positions: jax.Array, u: jax.Array, state: FlockingState, params: SteeredParams
 ) -> tuple[jax.Array, jax.Array]:
     """Force `[n, 2]` and torque `[n]` of the obstacles on agents."""
     _, e, r, q, turn, u = towards(space, state.obstacles, positions, u)
@@ -213,10 +243,10 @@ def obstacle_rule(
 
 
 def flight_rule(
-    space: Space, state: FlockingState, u: jax.Array, params: FlockingParams
+    space: Space, positions: jax.Array, u: jax.Array, hunters: jax.Array, params: BoidParams
 ) -> tuple[jax.Array, jax.Array]:
-    """Force `[n, 2]` and torque `[n]` of the predators on boids."""
-    _, e, r, q, turn, u = towards(space, state.predators, state.positions, u)
+    """Force `[n, 2]` and torque `[n]` on boids of those they flee from, at `hunters` `[m, 2]`."""
+    _, e, r, q, turn, u = towards(space, hunters, positions, u)
     D, J, alpha = params.flight_range, params.flight, params.exponent
     near = (r < D) & (r > 0)
     w, r = jnp.where(near, 1 - r / D, 1.0), jnp.where(near, r, 1.0)
@@ -226,12 +256,16 @@ def flight_rule(
     return jnp.sum(jnp.where(near[..., None], force, 0.0), axis=1), jnp.sum(jnp.where(near, torque, 0.0), axis=1)
 
 
-def move_predators(space: Space, old: FlockingState, new: FlockingState, params: FlockingParams) -> FlockingState:
-    """`new` with the predators moved too, by the rules at the `old` positions."""
+F = TypeVar("F", bound=FlockingState)
+
+
+def move_predators(space: Space, old: F, new: F, params: SteeredParams, present: jax.Array | None = None) -> F:
+    """`new` with the predators moved too, by the rules at the `old` positions, after boids that are `present` `[n]`."""
     u = direction(old.predator_headings)
     d, _, r, q, _, _ = towards(space, old.positions, old.predators, u)
     least, most = _view_cosines(params)
     hunted = (r < params.chase_range) & (least <= q) & (q <= most)
+    hunted = hunted if present is None else hunted & present[None, :]
     center = jnp.sum(jnp.where(hunted[..., None], d, 0.0), axis=1)
     count = jnp.maximum(jnp.sum(hunted, axis=1), 1)
     center = center / count[:, None]
@@ -246,6 +280,7 @@ def move_predators(space: Space, old: FlockingState, new: FlockingState, params:
         f, t = obstacle_rule(space, old.predators, u, old, params)
         force, torque = force + f, torque + t
     gap = norm(space.displacement(new.positions[None, :, :], old.predators[:, None, :]))
+    gap = gap if present is None else jnp.where(present[None, :], gap, jnp.inf)
     rested = old.since_sprint > params.sprint_rest
     starts = (jnp.min(gap, axis=1) < params.sprint_range) & rested
     since = jnp.where(starts, 0.0, old.since_sprint + params.dt)

@@ -9,7 +9,11 @@ from dmdenv.envs.base import Env
 
 # id: {task: class}; the first task is the default one
 _ENVS: dict[str, dict[str, str]] = {
-    "flocking": {"align": "dmdenv.envs.flocking:Flocking"},
+    "flocking": {
+        "align": "dmdenv.envs.flocking:Flocking",
+        "shepherd": "dmdenv.envs.shepherd:Shepherd",
+        "evade": "dmdenv.envs.evade:Evade",
+    },
     "trap_drag": {"drag": "dmdenv.envs.trap_drag:TrapDrag"},
 }
 

@@ -62,6 +62,27 @@ class Canvas:
         """A line through `points` `[m, 2]`, `width` pixels wide."""
         self.draw.line([self._pixel(np.asarray(p, float)) for p in points], color, width * _OVERSAMPLING)
 
+    def glow(self, center: np.ndarray, radius: float, color: Color) -> None:
+        """A ring that glows: bright on a circle around `center` `[2]`, fading to both sides, dimly lit inside."""
+        x, y = self._pixel(np.asarray(center, float))
+        r, layers = radius * self.scale, 12
+        self.draw.ellipse([x - r, y - r, x + r, y + r], fill=_blend(color, 0.05))
+        for k in range(layers, -1, -1):
+            half = 0.12 * r * k / layers + _OVERSAMPLING
+            brightness = 0.05 + 0.75 * (1 - k / layers) ** 2.5
+            outer = r + half
+            self.draw.ellipse(
+                [x - outer, y - outer, x + outer, y + outer], outline=_blend(color, brightness), width=round(2 * half)
+            )
+
+    def cross(self, center: np.ndarray, size: float, color: Color, opacity: float = 1.0) -> None:
+        """A mark like an x at `center` `[2]`, `size` across, blended with the ground."""
+        arm = 0.5 * size * np.array([[1.0, 1.0], [1.0, -1.0]])
+        for image in self._images(np.asarray(center, float), size):
+            for a in arm:
+                ends = [self._pixel(image - a), self._pixel(image + a)]
+                self.draw.line(ends, _blend(color, opacity), max(1, round(0.2 * size * self.scale)))
+
     def caption(self, text: str) -> None:
         """A line of text at the top left."""
         self.captions.append(text)

@@ -4,6 +4,8 @@ from dmdenv.envs.registry import make_env, registered_envs, registered_tasks
 
 SMALL = {
     ("flocking", "align"): {"boids": 5},
+    ("flocking", "shepherd"): {"boids": 5, "nearest": 2},
+    ("flocking", "evade"): {"boids": 5},
     ("trap_drag", "drag"): {"particles": 16},
 }
 TASKS = [(id, task) for id in registered_envs() for task in registered_tasks(id)]

@@ -1,5 +1,6 @@
 """What is measured: functions of positions and velocities, differentiable where that makes sense."""
 
+from dmdenv.quantities.center import center
 from dmdenv.quantities.contacts import contact_numbers, rattlers
 from dmdenv.quantities.elasticity import Elasticity, elasticity
 from dmdenv.quantities.order import averaged_steinhardt, bond_order, polar_order, steinhardt
@@ -30,6 +31,7 @@ __all__ = [
     "Elasticity",
     "averaged_steinhardt",
     "bond_order",
+    "center",
     "contact_numbers",
     "elasticity",
     "end_to_end_distance",
