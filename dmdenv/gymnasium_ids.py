@@ -10,6 +10,8 @@ ENTRY_POINT = "dmdenv.envs.gymnasium_adapter"
 # Gymnasium's id, and what makes the environment: `make_env(**...)`; in the order of the registry
 IDS: dict[str, dict[str, str]] = {
     "dmdenv/Flocking-v0": {"id": "flocking", "task": "align"},
+    "dmdenv/SoftSpherePacking-v0": {"id": "soft_sphere_packing", "task": "compress"},
+    "dmdenv/SoftSpherePackingDesign-v0": {"id": "soft_sphere_packing", "task": "design"},
     "dmdenv/TrapDrag-v0": {"id": "trap_drag", "task": "drag"},
 }
 

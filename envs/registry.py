@@ -10,6 +10,10 @@ from dmdenv.envs.base import Env
 # id: {task: class}; the first task is the default one
 _ENVS: dict[str, dict[str, str]] = {
     "flocking": {"align": "dmdenv.envs.flocking:Flocking"},
+    "soft_sphere_packing": {
+        "compress": "dmdenv.envs.packing_compress:PackingCompress",
+        "design": "dmdenv.envs.packing_design:PackingDesign",
+    },
     "trap_drag": {"drag": "dmdenv.envs.trap_drag:TrapDrag"},
 }
 
