@@ -84,6 +84,7 @@ def minimum(
     """
     if unsolved not in ("nan", "frozen"):
         raise ValueError(f"unsolved = {unsolved!r}; valid: 'nan', 'frozen'")
+    missing = jnp.nan if unsolved == "nan" else 0.0
 
     def solve(hessian: Callable[[X], X], b: X) -> X:
         flat, unravel = ravel_pytree(b)  # one vector: a tree of which a part is known not to move has no transpose
@@ -91,7 +92,7 @@ def minimum(
 
     def solve_flat(hessian: Callable[[jax.Array], jax.Array], b: jax.Array) -> jax.Array:
         found = _solve(hessian, b, damping, tolerance, iterations)
-        return jnp.where(found.converged, found.displacement, jnp.nan if unsolved == "nan" else 0.0)
+        return jax.lax.select(found.converged, found.displacement, jnp.full_like(b, missing))
 
     return lax.custom_root(jax.grad(energy), lax.stop_gradient(x), lambda gradient, x: x, solve)
 

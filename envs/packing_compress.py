@@ -152,11 +152,10 @@ class PackingCompress(Env[PackingCompressState, PackingCompressParams]):
     def default_params(self) -> PackingCompressParams:
         """The task's parameters: packing fractions in proportion to that of jamming, weights as the target wants."""
         jamming = _JAMMING[self.dimension]
-        fractions = {name: share * jamming for name, share in _SHARES.items()}
-        if self.target == "pressure":
-            return PackingCompressParams(target_fraction=jamming, **fractions)
-        weights = {"contact_weight": 0.0, "energy_weight": 1.0}
-        return PackingCompressParams(target_fraction=1.03 * jamming, **weights, **fractions)
+        values = {name: share * jamming for name, share in _SHARES.items()}
+        if self.target == "packing_fraction":
+            values |= {"target_fraction": 1.03 * jamming, "contact_weight": 0.0, "energy_weight": 1.0}
+        return PackingCompressParams().replace(**values)
 
     def validate(self, params: PackingCompressParams) -> None:
         for low, high in itertools.pairwise(("loosest", "start_min", "start_max", "densest")):
@@ -307,7 +306,7 @@ class PackingCompress(Env[PackingCompressState, PackingCompressParams]):
 
 
 # packing fractions over that of jamming
-_SHARES = {"start_min": 0.78, "start_max": 0.88, "loosest": 0.6, "densest": 1.3}
+_SHARES = {"target_fraction": 1.0, "start_min": 0.78, "start_max": 0.88, "loosest": 0.6, "densest": 1.3}
 
 _MODULUS = 0.3  # dp / d ln(phi) of a harmonic packing in 2-D near jamming, about
 

@@ -152,7 +152,7 @@ class PackingDesign(Env[PackingDesignState, PackingDesignParams]):
         """The task's parameters: targets are such that about half of all random actions are near some of them."""
         least, greatest = _TARGETS[self.dimension, self.diameters, self.target]
         middle = _FRACTION[self.dimension]
-        return PackingDesignParams(
+        return PackingDesignParams().replace(
             target_min=least,
             target_max=greatest,
             target_scale=greatest - least,
@@ -232,7 +232,7 @@ class PackingDesign(Env[PackingDesignState, PackingDesignParams]):
         self, potential: PairPotential, start: jax.Array, params: PackingDesignParams
     ) -> tuple[jax.Array, jax.Array]:
         """The minimum that FIRE finds from a start, `[n, d]`, as a function of the potential; whether it is one."""
-        space = Periodic(self._side)
+        space = self._space
         fixed, start, params = jax.lax.stop_gradient((potential, start, params))
         minimizer = FIRE(dt=params.fire_dt)
         state = minimizer.init(fixed, space, start)
@@ -243,7 +243,7 @@ class PackingDesign(Env[PackingDesignState, PackingDesignParams]):
 
     def property_of(self, potential: PairPotential, positions: jax.Array) -> jax.Array:
         """The property A of a packing at rest, `[]`."""
-        space, pairs = Periodic(self._side), AllPairs()
+        space, pairs = self._space, AllPairs()
         if self.target == "energy":
             return potential.energy(space, positions, pairs) / self.particles
         if self.target == "pressure":
@@ -290,7 +290,7 @@ class PackingDesign(Env[PackingDesignState, PackingDesignParams]):
         potential = discs(self.sizes(state.action, state.fraction, params), params.alpha)
         name = self.target.replace("_", " ")
         caption = f"{name} {float(state.property):.3g}, wanted {float(state.target):.3g}   attempt {int(state.time)}"
-        return picture(potential, Periodic(self._side), state.positions, view=1.15 * self._side, caption=caption)
+        return picture(potential, self._space, state.positions, view=1.15 * self._side, caption=caption)
 
     @property
     def _choices(self) -> int:
@@ -299,6 +299,10 @@ class PackingDesign(Env[PackingDesignState, PackingDesignParams]):
     @property
     def _side(self) -> float:
         return self.particles ** (1 / self.dimension)
+
+    @property
+    def _space(self) -> Periodic:
+        return Periodic(jnp.asarray(self._side))
 
     def _extremes(self) -> list[jax.Array]:
         """Actions of which one makes the longest diameter."""

@@ -25,6 +25,7 @@ from dmdenv.envs.rendering import Canvas, scale_color
 from dmdenv.minimizers import FIRE, minimize
 from dmdenv.neighbors import AllPairs
 from dmdenv.potentials import PairPotential, PerParticle, soft_sphere
+from dmdenv.potentials.parameters import largest
 from dmdenv.quantities import contact_numbers, pressure, rattlers
 from dmdenv.space import Periodic, norm
 
@@ -163,14 +164,14 @@ def picture(
         depth = 0.25 + 0.75 * x[:, 2] / side
     canvas = Canvas(np.full(2, 0.5 * (side - view)), view, period=side)
     for i in np.argsort(depth):
-        shown = scale_color((counts[i] - 2) / 5) if held[i] else "#2b3350"
-        canvas.disc(x[i, :2], 0.485 * diameters[i], shown, opacity=float(depth[i]))
+        shown = scale_color((int(counts[i]) - 2) / 5) if held[i] else "#2b3350"
+        canvas.disc(x[i, :2], 0.485 * float(diameters[i]), shown, opacity=float(depth[i]))
     first, second = np.triu_indices(len(x), 1)
     apart = x[second] - x[first]
     apart -= side * np.round(apart / side)
     reach = 0.5 * (diameters[first] + diameters[second])
     distance = np.linalg.norm(apart, axis=1)
-    force = np.maximum(1 - distance / reach, 0.0) ** (float(potential.parameters["alpha"]) - 1) / reach
+    force = np.maximum(1 - distance / reach, 0.0) ** (float(largest(potential.parameters["alpha"])) - 1) / reach
     touching = force > 0
     scale = force[touching].mean() if touching.any() else 1.0
     for i, bond, f in zip(first[touching], apart[touching], force[touching] / scale, strict=True):

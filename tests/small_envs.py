@@ -5,7 +5,7 @@ from dmdenv.envs.registry import make_env, registered_envs, registered_tasks
 SMALL = {
     ("flocking", "align"): {"boids": 5},
     ("soft_sphere_packing", "compress"): {"particles": 10, "relaxation_steps": 4},
-    ("soft_sphere_packing", "design"): {"particles": 8, "relaxation_steps": 500},
+    ("soft_sphere_packing", "design"): {"particles": 10, "relaxation_steps": 500},
     ("trap_drag", "drag"): {"particles": 16},
 }
 TASKS = [(id, task) for id in registered_envs() for task in registered_tasks(id)]
