@@ -299,8 +299,8 @@ class PackingCompress(Env[PackingCompressState, PackingCompressParams]):
         """The discs coloured by contact number, contact forces as lines, in the frame of the box; 640 x 640."""
         params = self.default_params if params is None else params
         fraction = float(self._fraction(state.box, params))
-        caption = f"phi {fraction:.3f}   p {float(state.pressure):.1e}   z {float(state.contacts):.2f}"
-        view = 1.04 * max(float(self._side(params.start_min, params)), float(state.box))
+        caption = f"phi {fraction:.3f}   p {abs(float(state.pressure)):.1e}   z {float(state.contacts):.2f}"
+        view = 1.12 * max(float(self._side(params.start_min, params)), float(state.box))
         caption = f"{caption}   step {int(state.time)}"
         return picture(self._potential(params), Periodic(state.box), state.positions, view=view, caption=caption)
 

@@ -165,7 +165,9 @@ def picture(
     canvas = Canvas(np.full(2, 0.5 * (side - view)), view, period=side)
     for i in np.argsort(depth):
         shown = scale_color((int(counts[i]) - 2) / 5) if held[i] else "#2b3350"
-        canvas.disc(x[i, :2], 0.485 * float(diameters[i]), shown, opacity=float(depth[i]))
+        radius = 0.5 * float(diameters[i])
+        canvas.disc(x[i, :2], radius, "#0d1220")  # a rim, so that overlapping discs can be told apart
+        canvas.disc(x[i, :2], radius - 0.025, shown, opacity=float(depth[i]))
     first, second = np.triu_indices(len(x), 1)
     apart = x[second] - x[first]
     apart -= side * np.round(apart / side)
