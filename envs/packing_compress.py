@@ -16,7 +16,7 @@ Chaudhuri, Berthier and Sastry, Phys. Rev. Lett. 104, 165701 (2010).
 import dataclasses
 import functools
 import itertools
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import gymnasium
 import jax
@@ -25,6 +25,7 @@ import numpy as np
 
 from dmdenv.envs.base import Baseline, Env, Params, State, Transition, initial_flags, parameter, task_field
 from dmdenv.envs.packings import (
+    capacity_exceeded,
     check_order,
     check_whole,
     check_word,
@@ -35,6 +36,7 @@ from dmdenv.envs.packings import (
     picture,
     relaxed_starts,
     solid_volume,
+    too_long,
 )
 from dmdenv.envs.pool import drawn
 from dmdenv.minimizers import FIRE
@@ -242,7 +244,9 @@ class PackingCompress(Env[PackingCompressState, PackingCompressParams]):
         params: PackingCompressParams,
     ) -> PackingCompressState:
         """The state of a packing with these forces."""
-        found = measured(self._potential(params), Periodic(box), positions, forces)
+        potential, space = self._potential(params), Periodic(box)
+        found = measured(potential, space, positions, forces)
+        flags = {**flags, "overflow": flags["overflow"] | too_long(potential, space, self.dimension)}
         quality = -(
             params.target_weight * self._distance(found.pressure, box, params)
             + params.residual_weight * found.residual / (found.residual + params.target_pressure)
@@ -255,6 +259,9 @@ class PackingCompress(Env[PackingCompressState, PackingCompressParams]):
         if self.target == "packing_fraction":
             return jnp.abs(self._fraction(box, params) - params.target_fraction) / params.fraction_scale
         return jnp.abs(_scaled_pressure(pressure, params))
+
+    def enlarged(self) -> Self:
+        raise capacity_exceeded()
 
     # --- policies and picture -------------------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ Cubuk and Brenner, PNAS 118, e2024083118 (2021), for design by derivatives.
 """
 
 import dataclasses
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import gymnasium
 import jax
@@ -28,6 +28,7 @@ import numpy as np
 from dmdenv import implicit
 from dmdenv.envs.base import Baseline, Env, Params, State, Transition, initial_flags, parameter, task_field
 from dmdenv.envs.packings import (
+    capacity_exceeded,
     check_order,
     check_whole,
     check_word,
@@ -37,6 +38,7 @@ from dmdenv.envs.packings import (
     picture,
     relaxed_starts,
     solid_volume,
+    too_long,
 )
 from dmdenv.envs.pool import drawn
 from dmdenv.minimizers import FIRE, minimize
@@ -203,7 +205,8 @@ class PackingDesign(Env[PackingDesignState, PackingDesignParams]):
         positions, converged = self.packed(potential, state.start, params)
         found = self.property_of(potential, positions)
         distance = jnp.abs(found - state.target) / params.target_scale
-        moved = dataclasses.replace(state, action=action, positions=positions, property=found)
+        overflow = state.overflow | too_long(potential, self._space, self.dimension)
+        moved = dataclasses.replace(state, overflow=overflow, action=action, positions=positions, property=found)
         metrics = {"property": found, "distance": distance, "converged": converged}
         reward = -distance / (1.0 + distance) / params.max_steps
         return Transition(moved, reward, jnp.asarray(False), metrics)
@@ -251,6 +254,9 @@ class PackingDesign(Env[PackingDesignState, PackingDesignParams]):
         tolerance = float(jnp.finfo(positions.dtype).eps) ** (2 / 3)
         moduli = elasticity(potential, space, positions, pairs, tolerance=tolerance)
         return moduli.shear_modulus if self.target == "shear_modulus" else moduli.poisson_ratio
+
+    def enlarged(self) -> Self:
+        raise capacity_exceeded()
 
     # --- policies and picture -------------------------------------------------------------------------------------
 

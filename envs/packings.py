@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv.envs.base import CapacityExceeded
 from dmdenv.envs.rendering import Canvas, scale_color
 from dmdenv.minimizers import FIRE, minimize
 from dmdenv.neighbors import AllPairs
@@ -82,6 +83,11 @@ def held_contacts(potential: PairPotential, space: Periodic, positions: jax.Arra
     return contact_numbers(space, positions, AllPairs(), diameter=diameter, present=held), held
 
 
+def too_long(potential: PairPotential, space: Periodic, dimension: int) -> jax.Array:
+    """bool []: the longest diameter exceeds half of the box, so that pairs have several images and some are missed."""
+    return potential.reach > space.largest_cutoff(dimension)
+
+
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
@@ -101,6 +107,14 @@ def check_order(params: Any, low: str, high: str) -> None:
     """Refuse parameters of which the lower end of a range is above the higher one."""
     if getattr(params, low) > getattr(params, high):
         raise ValueError(f"{low} = {getattr(params, low):g}; valid: up to {high} = {getattr(params, high):g}")
+
+
+def capacity_exceeded() -> CapacityExceeded:
+    """What `enlarged` raises: all pairs are looked at, but the box is too small for its particles."""
+    return CapacityExceeded(
+        "soft_sphere_packing: a diameter exceeds half of the box; valid: more particles, diameters nearer to each"
+        " other, or lower packing fractions"
+    )
 
 
 # --- starts -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import dmdenv
 from dmdenv.agents.evaluate import evaluate, random_policy, zero_policy
+from dmdenv.envs.base import CapacityExceeded
 from dmdenv.envs.packings import discs, equivalent, halves, relaxed_starts, solid_volume
 from dmdenv.envs.pool import members
 from small_envs import small_env
@@ -395,6 +396,22 @@ def test_parameters_that_do_not_fit_together_are_refused(config, values, message
     env = dmdenv.make_env(ID, **config)
     with pytest.raises(ValueError, match=message):
         env.reset(jax.random.key(0), env.default_params.replace(**values))
+
+
+@pytest.mark.parametrize(
+    ("task", "values"), [("compress", {"ratio": 3.0}), ("design", {"fraction_min": 1.2, "fraction_max": 1.2})]
+)
+def test_particles_too_large_for_the_box_are_flagged_where_parameters_are_traced(task, values):
+    env = small_env(ID, task)
+    params = env.default_params
+    large = params.replace(**values)
+    step = jax.jit(env.step_env)
+    reset = jax.jit(env.reset)
+    action = -jnp.ones(env.action_shape)
+    for p, expected in ((params, False), (large, True)):
+        assert step(jax.random.key(1), reset(jax.random.key(0), p)[1], action, p)[5]["overflow"] == expected
+    with pytest.raises(CapacityExceeded, match="a diameter exceeds half of the box"):
+        env.enlarged()
 
 
 def test_the_potential_is_the_cores_soft_sphere():
