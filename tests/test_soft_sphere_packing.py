@@ -168,11 +168,11 @@ def test_agitation_leads_to_less_energy_at_a_packing_fraction():
 def test_the_gradient_of_a_return_agrees_with_central_differences(target):
     """Over 32 steps, with respect to actions, initial places, box and every parameter but the number of steps.
 
-    Where it is smooth: in a jammed packing, at small strain and agitation, so that no contact opens or closes.
+    Where it is smooth: in a jammed packing, at small strain and agitation, so that no contact opens or closes and FIRE turns nowhere else.
     """
     env = dmdenv.make_env(ID, particles=12, relaxation_steps=6, target=target)
     params = env.default_params.replace(start_min=0.98, start_max=1.0, strain=1e-4, kick=1e-5, energy_weight=0.3)
-    _, state = jax.jit(env.reset)(jax.random.key(1), params)
+    _, state = jax.jit(env.reset)(jax.random.key(2), params)
     # at rest, and at different distances from all targets
     relax = jax.jit(lambda state: env.step_env(jax.random.key(1), state, jnp.array([0.0, -1.0]), params)[1])
     for _ in range(100):
