@@ -268,24 +268,27 @@ class PackingCompress(Env[PackingCompressState, PackingCompressParams]):
     def baselines(self, params: PackingCompressParams | None = None) -> dict[str, Baseline]:
         """Policies for either target; without agitation, but for `anneal`.
 
-        `constant`: the rate that takes a start of the middle packing fraction to phi* in an episode. `feedback`: as
-        fast as it goes to somewhat below phi*, then by what is missing: `(p* - p) / B` with a modulus B of 0.3, or
-        `(phi* - phi) / phi*`. `anneal` (for a packing fraction): the same with agitation, until the energy is lower
-        than what is rarely found, then, as time passes, than what is found more often.
+        `constant`: the rate that leads from the start to phi* at the end of the episode. `feedback`: as fast as it goes
+        to somewhat below phi*, then by what is missing: `(p* - p) / B` with a modulus B of 0.3, or `ln(phi* / phi)`.
+        `anneal` (for a packing fraction): the same with agitation, until the energy is as low as it rarely gets or, as
+        time passes, as low as it gets more often.
         """
         params = self.default_params if params is None else params
         still = -1.0
 
+        def to_fraction(observation: jax.Array) -> jax.Array:
+            """The relative change of the packing fraction that leads to phi*."""
+            return -jnp.log1p(params.fraction_scale / params.target_fraction * observation[2])
+
         def constant(key: jax.Array, observation: jax.Array) -> jax.Array:
-            start = 0.5 * (params.start_min + params.start_max)
-            rate = jnp.log(params.target_fraction / start) / (params.max_steps * params.strain)
-            return jnp.clip(jnp.stack([rate, jnp.asarray(still)]), -1.0, 1.0)
+            steps = jnp.maximum(params.max_steps * (1.0 - observation[0]), 1.0)  # left
+            rate = to_fraction(observation) / steps / params.strain
+            return jnp.stack([jnp.clip(rate, -1.0, 1.0), jnp.asarray(still)])
 
         def missing(observation: jax.Array) -> jax.Array:
             """The relative change of the packing fraction that leads to the target."""
             if self.target == "packing_fraction":
-                fraction = params.target_fraction + params.fraction_scale * observation[2]
-                return jnp.log(params.target_fraction / fraction)
+                return to_fraction(observation)
             target, floor = params.target_pressure, params.pressure_floor
             pressure = floor * ((target + floor) / floor) ** (1.0 + observation[1]) - floor
             return jnp.where(observation[2] < -0.1, jnp.inf, (target - pressure) / _MODULUS)

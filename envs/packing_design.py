@@ -114,9 +114,10 @@ class PackingDesign(Env[PackingDesignState, PackingDesignParams]):
 
     An episode terminates after `max_steps`.
 
-    Metrics in `info`: `property` (A), `distance` (D), `converged`: whether the packing is a minimum to the tolerance.
-    Where it is not, the reward is that of the packing as it is, and its gradient that at fixed places; so it is where
-    the response could not be solved for in single precision.
+    Metrics in `info`: `property` (A), `distance` (D), `converged`: whether the packing is a minimum to the tolerance,
+    and its moduli, where they are asked for, are solved for. Where it is no minimum, the reward is that of the packing
+    as it is, and its gradient that at fixed places; so it is where the response of the places could not be solved for
+    in single precision.
 
     Args:
         particles: number n of particles.
@@ -203,11 +204,11 @@ class PackingDesign(Env[PackingDesignState, PackingDesignParams]):
     ) -> Transition[PackingDesignState]:
         potential = discs(self.sizes(action, state.fraction, params), params.alpha)
         positions, converged = self.packed(potential, state.start, params)
-        found = self.property_of(potential, positions)
+        found, known = self.property_of(potential, positions)
         distance = jnp.abs(found - state.target) / params.target_scale
         overflow = state.overflow | too_long(potential, self._space, self.dimension)
         moved = dataclasses.replace(state, overflow=overflow, action=action, positions=positions, property=found)
-        metrics = {"property": found, "distance": distance, "converged": converged}
+        metrics = {"property": found, "distance": distance, "converged": converged & known}
         reward = -distance / (1.0 + distance) / params.max_steps
         return Transition(moved, reward, jnp.asarray(False), metrics)
 
@@ -244,16 +245,17 @@ class PackingDesign(Env[PackingDesignState, PackingDesignParams]):
         minimum = implicit.minimum(lambda x: potential.energy(space, x, AllPairs()), x, unsolved="frozen")
         return jnp.where(found.converged, minimum, x), found.converged
 
-    def property_of(self, potential: PairPotential, positions: jax.Array) -> jax.Array:
-        """The property A of a packing at rest, `[]`."""
+    def property_of(self, potential: PairPotential, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The property A of a packing at rest, `[]`, and whether the linear systems behind it have been solved."""
         space, pairs = self._space, AllPairs()
         if self.target == "energy":
-            return potential.energy(space, positions, pairs) / self.particles
+            return potential.energy(space, positions, pairs) / self.particles, jnp.asarray(True)
         if self.target == "pressure":
-            return pressure(potential, space, positions, pairs)
+            return pressure(potential, space, positions, pairs), jnp.asarray(True)
         tolerance = float(jnp.finfo(positions.dtype).eps) ** (2 / 3)
         moduli = elasticity(potential, space, positions, pairs, tolerance=tolerance)
-        return moduli.shear_modulus if self.target == "shear_modulus" else moduli.poisson_ratio
+        value = moduli.shear_modulus if self.target == "shear_modulus" else moduli.poisson_ratio
+        return value, moduli.residual <= 10.0 * tolerance
 
     def enlarged(self) -> Self:
         raise capacity_exceeded()
@@ -355,5 +357,5 @@ def _starts(env: PackingDesign) -> tuple[jax.Array, jax.Array]:
     ratio = 0.5 * float(params.diameter_min + params.diameter_max) if env.diameters == "populations" else 1.0
     places = relaxed_starts(env.particles, env.dimension, ratio, fraction)
     potential = discs(env.sizes(jnp.zeros(env._choices), jnp.asarray(fraction), params), params.alpha)
-    known = jax.jit(jax.vmap(lambda x: env.property_of(potential, env._side * x)))(places)
+    known = jax.jit(jax.vmap(lambda x: env.property_of(potential, env._side * x)[0]))(places)
     return places, known

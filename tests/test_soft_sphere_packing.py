@@ -116,7 +116,7 @@ def test_starts_do_not_overlap_and_copies_are_the_same_packing():
 
 @functools.cache
 def compressed():
-    return score(dmdenv.make_env(ID), 24)
+    return score(dmdenv.make_env(ID), 12)
 
 
 def test_discs_jam_near_a_packing_fraction_of_084_with_four_contacts():
@@ -158,7 +158,7 @@ def test_agitation_leads_to_less_energy_at_a_packing_fraction():
     returns = {name: np.asarray(evaluation.returns) for name, evaluation in scores.items()}
     gain = returns["anneal"] - returns["feedback"]
     assert gain.mean() > 4 * gain.std() / np.sqrt(len(gain))
-    assert min(mean(returns[name]) for name in ("constant", "feedback")) > 0.15
+    assert mean(returns["feedback"]) > 0.25
     assert max(mean(returns[name]) for name in ("zero", "random")) < 0.05
     assert_allclose(last(scores["anneal"], "distance"), 0.0, atol=1e-3)
 
@@ -168,7 +168,8 @@ def test_agitation_leads_to_less_energy_at_a_packing_fraction():
 def test_the_gradient_of_a_return_agrees_with_central_differences(target):
     """Over 32 steps, with respect to actions, initial places, box and every parameter but the number of steps.
 
-    Where it is smooth: in a jammed packing, at small strain and agitation, so that no contact opens or closes and FIRE turns nowhere else.
+    Where it is smooth: in a jammed packing, at small strain and agitation, and within differences over which no contact
+    opens or closes and FIRE does not turn at another step.
     """
     env = dmdenv.make_env(ID, particles=12, relaxation_steps=6, target=target)
     params = env.default_params.replace(start_min=0.98, start_max=1.0, strain=1e-4, kick=1e-5, energy_weight=0.3)
@@ -214,8 +215,9 @@ def test_the_gradient_of_a_return_agrees_with_central_differences(target):
 @pytest.mark.parametrize(
     ("target", "diameters", "dimension"),
     [
-        ("energy", "populations", 2),
-        ("pressure", "each", 2),
+        ("pressure", "populations", 2),
+        pytest.param("energy", "populations", 2, marks=pytest.mark.slow),
+        pytest.param("pressure", "each", 2, marks=pytest.mark.slow),
         pytest.param("pressure", "populations", 3, marks=pytest.mark.slow),
         pytest.param("shear_modulus", "each", 2, marks=pytest.mark.slow),
         pytest.param("poisson_ratio", "populations", 2, marks=pytest.mark.slow),
@@ -258,23 +260,44 @@ def test_the_gradient_of_an_attempt_agrees_with_central_differences(target, diam
             assert_allclose(jnp.vdot(gradient[part], along[part]), (up - down) / (2 * h), rtol=1e-5)
 
 
-@functools.cache
-def designed():
-    return score(dmdenv.make_env(ID, task="design", particles=16), 48)
-
-
-def test_feedback_and_search_find_better_diameters_than_the_middle_and_chance():
-    returns = {name: mean(evaluation.returns) for name, evaluation in designed().items()}
+@pytest.mark.slow
+@pytest.mark.parametrize("target", ["energy", "pressure"])
+def test_feedback_and_search_find_better_diameters_than_the_middle_and_chance(target):
+    scores = score(dmdenv.make_env(ID, task="design", target=target), 128)
+    returns = {name: mean(evaluation.returns) for name, evaluation in scores.items()}
     poor = max(returns["zero"], returns["random"])
-    assert returns["random_search"] > poor + 0.05
-    assert returns["feedback"] > poor + 0.1
+    assert returns["random_search"] > poor + 0.03
+    assert returns["feedback"] > returns["random_search"] + 0.05
+    assert returns["gradient"] > returns["feedback"]
+
+
+@functools.cache
+def compiled(task):
+    env = small_env(ID, task)
+    return env, jax.jit(env.reset), jax.jit(env.step_env)
+
+
+def test_feedback_comes_nearer_to_the_target_than_the_middle():
+    env, reset, step = compiled("design")
+    params = env.default_params
+    distances = []
+    for seed in range(24):
+        observation, state = reset(jax.random.key(seed), params)
+        found = [step(jax.random.key(0), state, jnp.zeros(1), params)[5]["distance"]]
+        for _ in range(8):
+            action = env.baselines(params)["feedback"](None, observation)
+            observation, state, *_, info = step(jax.random.key(0), state, action, params)
+            found.append(info["distance"])
+        distances.append([float(x) for x in found])
+    middle, *_, last_one = np.mean(distances, axis=0)
+    assert last_one < 0.7 * middle
 
 
 def test_an_attempt_has_the_packing_fraction_of_the_instance_and_the_energy_of_its_pairs():
-    env = small_env(ID, "design")
+    env, reset, step = compiled("design")
     params = env.default_params
-    _, state = jax.jit(env.reset)(jax.random.key(3), params)
-    _, state, reward, _, _, info = jax.jit(env.step_env)(jax.random.key(0), state, jnp.array([0.4]), params)
+    _, state = reset(jax.random.key(3), params)
+    _, state, reward, _, _, info = step(jax.random.key(0), state, jnp.array([0.4]), params)
     assert info["converged"]
     diameters = np.asarray(env.sizes(state.action, state.fraction, params))
     assert_allclose(diameters[-1] / diameters[0], 0.82, rtol=1e-6)  # from 0.4 to 1
@@ -287,9 +310,8 @@ def test_an_attempt_has_the_packing_fraction_of_the_instance_and_the_energy_of_i
 
 
 def test_attempts_do_not_depend_on_the_ones_before():
-    env = small_env(ID, "design")
-    step = jax.jit(env.step_env)
-    _, state = jax.jit(env.reset)(jax.random.key(4))
+    env, reset, step = compiled("design")
+    _, state = reset(jax.random.key(4), env.default_params)
     first = step(jax.random.key(0), state, jnp.array([0.3]), env.default_params)
     between = step(jax.random.key(0), state, jnp.array([-0.8]), env.default_params)
     again = step(jax.random.key(0), between[1], jnp.array([0.3]), env.default_params)
@@ -321,7 +343,7 @@ def gradients_are_finite(env, count):
 
 def test_gradients_are_finite_in_single_precision_where_no_minimum_was_found_too():
     env = dmdenv.make_env(ID, task="design", particles=10, relaxation_steps=200)
-    assert not np.all(gradients_are_finite(env, 256))
+    assert not np.all(gradients_are_finite(env, 128))
 
 
 @pytest.mark.slow
@@ -357,7 +379,7 @@ def wander(env, steps, instances):
 
 @pytest.mark.parametrize("task", ["compress", "design"])
 def test_random_actions_do_no_harm(task):
-    wander(small_env(ID, task), 120, 4)
+    wander(compiled(task)[0], 120, 4)
 
 
 @pytest.mark.slow
@@ -399,14 +421,16 @@ def test_parameters_that_do_not_fit_together_are_refused(config, values, message
 
 
 @pytest.mark.parametrize(
-    ("task", "values"), [("compress", {"ratio": 3.0}), ("design", {"fraction_min": 1.2, "fraction_max": 1.2})]
+    ("task", "values"),
+    [
+        ("compress", {"start_min": 1.9, "start_max": 1.9, "densest": 2.0}),
+        ("design", {"fraction_min": 1.2, "fraction_max": 1.2}),
+    ],
 )
 def test_particles_too_large_for_the_box_are_flagged_where_parameters_are_traced(task, values):
-    env = small_env(ID, task)
+    env, reset, step = compiled(task)
     params = env.default_params
     large = params.replace(**values)
-    step = jax.jit(env.step_env)
-    reset = jax.jit(env.reset)
     action = -jnp.ones(env.action_shape)
     for p, expected in ((params, False), (large, True)):
         assert step(jax.random.key(1), reset(jax.random.key(0), p)[1], action, p)[5]["overflow"] == expected
