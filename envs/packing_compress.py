@@ -16,19 +16,17 @@ Chaudhuri, Berthier and Sastry, Phys. Rev. Lett. 104, 165701 (2010).
 import dataclasses
 import functools
 import itertools
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.envs.base import Baseline, Env, Params, State, Transition, initial_flags, parameter, task_field
+from dmdenv.envs.base import Baseline, Params, State, Transition, initial_flags, parameter, task_field
 from dmdenv.envs.packings import (
-    capacity_exceeded,
+    PackingEnv,
     check_order,
-    check_whole,
-    check_word,
     discs,
     equivalent,
     halves,
@@ -101,7 +99,7 @@ class PackingCompressState(State):
 
 
 @dataclasses.dataclass(frozen=True)
-class PackingCompress(Env[PackingCompressState, PackingCompressParams]):
+class PackingCompress(PackingEnv[PackingCompressState, PackingCompressParams]):
     """Athermal soft discs that are compressed, agitated and relaxed.
 
     Observation `[6]`, in [-1, 1]: the share of the time that is over; the pressure on a logarithmic scale,
@@ -138,15 +136,10 @@ class PackingCompress(Env[PackingCompressState, PackingCompressParams]):
     target: Target = "pressure"
     relaxation_steps: int = 64
 
-    id = "soft_sphere_packing"
     state_type = PackingCompressState
-    finite_horizon = True
 
     def __post_init__(self):
-        check_whole("particles", self.particles, 4)
-        check_whole("relaxation_steps", self.relaxation_steps, 1)
-        check_word("dimension", self.dimension, (2, 3))
-        check_word("target", self.target, get_args(Target))
+        self._check(target=get_args(Target))
 
     # --- spaces and parameters ------------------------------------------------------------------------------------
 
@@ -259,9 +252,6 @@ class PackingCompress(Env[PackingCompressState, PackingCompressParams]):
         if self.target == "packing_fraction":
             return jnp.abs(self._fraction(box, params) - params.target_fraction) / params.fraction_scale
         return jnp.abs(_scaled_pressure(pressure, params))
-
-    def enlarged(self) -> Self:
-        raise capacity_exceeded()
 
     # --- policies and picture -------------------------------------------------------------------------------------
 

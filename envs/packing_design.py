@@ -18,7 +18,7 @@ Cubuk and Brenner, PNAS 118, e2024083118 (2021), for design by derivatives.
 """
 
 import dataclasses
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 import gymnasium
 import jax
@@ -26,12 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmdenv import implicit
-from dmdenv.envs.base import Baseline, Env, Params, State, Transition, initial_flags, parameter, task_field
+from dmdenv.envs.base import Baseline, Params, State, Transition, initial_flags, parameter, task_field
 from dmdenv.envs.packings import (
-    capacity_exceeded,
+    PackingEnv,
     check_order,
-    check_whole,
-    check_word,
     discs,
     equivalent,
     halves,
@@ -94,7 +92,7 @@ class PackingDesignState(State):
 
 
 @dataclasses.dataclass(frozen=True)
-class PackingDesign(Env[PackingDesignState, PackingDesignParams]):
+class PackingDesign(PackingEnv[PackingDesignState, PackingDesignParams]):
     """Attempts to give a packing of discs a wanted property by their diameters.
 
     An episode is a number of attempts on one instance, all from the same start: the last one does not change what the
@@ -137,16 +135,10 @@ class PackingDesign(Env[PackingDesignState, PackingDesignParams]):
     diameters: Diameters = "populations"
     relaxation_steps: int = 2000
 
-    id = "soft_sphere_packing"
     state_type = PackingDesignState
-    finite_horizon = True
 
     def __post_init__(self):
-        check_whole("particles", self.particles, 4)
-        check_whole("relaxation_steps", self.relaxation_steps, 1)
-        check_word("dimension", self.dimension, (2, 3))
-        check_word("target", self.target, get_args(Target))
-        check_word("diameters", self.diameters, get_args(Diameters))
+        self._check(target=get_args(Target), diameters=get_args(Diameters))
 
     # --- spaces and parameters ------------------------------------------------------------------------------------
 
@@ -256,9 +248,6 @@ class PackingDesign(Env[PackingDesignState, PackingDesignParams]):
         moduli = elasticity(potential, space, positions, pairs, tolerance=tolerance)
         value = moduli.shear_modulus if self.target == "shear_modulus" else moduli.poisson_ratio
         return value, moduli.residual <= 10.0 * tolerance
-
-    def enlarged(self) -> Self:
-        raise capacity_exceeded()
 
     # --- policies and picture -------------------------------------------------------------------------------------
 

@@ -15,13 +15,13 @@ rattlers.
 import itertools
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.envs.base import CapacityExceeded
+from dmdenv.envs.base import CapacityExceeded, Env, Params, State
 from dmdenv.envs.rendering import Canvas, scale_color
 from dmdenv.minimizers import FIRE, minimize
 from dmdenv.neighbors import AllPairs
@@ -29,6 +29,9 @@ from dmdenv.potentials import PairPotential, PerParticle, soft_sphere
 from dmdenv.potentials.parameters import largest
 from dmdenv.quantities import contact_numbers, pressure, rattlers
 from dmdenv.space import Periodic, norm
+
+S = TypeVar("S", bound=State)
+P = TypeVar("P", bound=Params)
 
 POOL = 64  # packings in a pool of starts
 
@@ -88,19 +91,7 @@ def too_long(potential: PairPotential, space: Periodic, dimension: int) -> jax.A
     return potential.reach > space.largest_cutoff(dimension)
 
 
-# --- checks -----------------------------------------------------------------------------------------------------------
-
-
-def check_whole(name: str, value: Any, least: int) -> None:
-    """Refuse a static field that is not a whole number from `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} = {value!r}; valid: a whole number from {least}")
-
-
-def check_word(name: str, value: Any, valid: Sequence[Any]) -> None:
-    """Refuse a static field that is none of the valid values."""
-    if value not in valid:
-        raise ValueError(f"{name} = {value!r}; valid: {', '.join(map(repr, valid))}")
+# --- static fields and parameters -------------------------------------------------------------------------------------
 
 
 def check_order(params: Any, low: str, high: str) -> None:
@@ -109,12 +100,35 @@ def check_order(params: Any, low: str, high: str) -> None:
         raise ValueError(f"{low} = {getattr(params, low):g}; valid: up to {high} = {getattr(params, high):g}")
 
 
-def capacity_exceeded() -> CapacityExceeded:
-    """What `enlarged` raises: all pairs are looked at, but the box is too small for its particles."""
-    return CapacityExceeded(
-        "soft_sphere_packing: a diameter exceeds half of the box; valid: more particles, diameters nearer to each"
-        " other, or lower packing fractions"
-    )
+class PackingEnv(Env[S, P]):
+    """What the tasks have in common."""
+
+    particles: int
+    dimension: int
+    relaxation_steps: int
+
+    id = "soft_sphere_packing"
+    finite_horizon = True
+
+    def _check(self, **words: Sequence[str]) -> None:
+        """Refuse static fields out of range; `words` are the valid values of a field.
+
+        Raises:
+            ValueError: then.
+        """
+        for name, least in (("particles", 4), ("relaxation_steps", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} = {value!r}; valid: a whole number from {least}")
+        for name, valid in {"dimension": (2, 3), **words}.items():
+            if getattr(self, name) not in valid:
+                raise ValueError(f"{name} = {getattr(self, name)!r}; valid: {', '.join(map(repr, valid))}")
+
+    def enlarged(self) -> Self:
+        raise CapacityExceeded(
+            "soft_sphere_packing: a diameter exceeds half of the box; valid: more particles, diameters nearer to each"
+            " other, or lower packing fractions"
+        )
 
 
 # --- starts -----------------------------------------------------------------------------------------------------------
