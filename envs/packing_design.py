@@ -144,7 +144,7 @@ class PackingDesign(PackingEnv[PackingDesignState, PackingDesignParams]):
 
     @property
     def default_params(self) -> PackingDesignParams:
-        """The task's parameters: targets are such that about half of all random actions are near some of them."""
+        """The task's parameters, with targets among what random diameters give."""
         least, greatest = _TARGETS[self.dimension, self.diameters, self.target]
         middle = _FRACTION[self.dimension]
         return PackingDesignParams().replace(
