@@ -33,6 +33,11 @@ def score(env, episodes, seed=0):
     return {name: run(i, jax.random.key(seed)) for i, name in enumerate(policies)}
 
 
+@functools.cache
+def jitted(env):
+    return jax.jit(env.reset), jax.jit(env.step_env)
+
+
 def mean(values):
     return float(np.mean(values))
 
@@ -81,8 +86,9 @@ def test_what_is_measured_of_a_packing_is_what_its_pairs_say(dimension):
     env = dmdenv.make_env(ID, particles=n, dimension=dimension, relaxation_steps=6)
     params = env.default_params
     params = params.replace(alpha=2.5, ratio=1.3, start_min=0.95 * params.densest, start_max=params.densest)
-    _, state = jax.jit(env.reset)(jax.random.key(0), params)
-    _, state, _, _, _, info = jax.jit(env.step_env)(jax.random.key(1), state, jnp.array([-0.5, -1.0]), params)
+    reset, step = jitted(env)
+    _, state = reset(jax.random.key(0), params)
+    _, state, _, _, _, info = step(jax.random.key(1), state, jnp.array([-0.5, -1.0]), params)
     side = float(state.box)
     diameters = np.asarray(halves(n, 1.3))
     energy, pressure, residual, touching = by_pairs(np.asarray(state.positions), diameters, side, 2.5)
@@ -173,11 +179,11 @@ def test_the_gradient_of_a_return_agrees_with_central_differences(target):
     """
     env = dmdenv.make_env(ID, particles=12, relaxation_steps=6, target=target)
     params = env.default_params.replace(start_min=0.98, start_max=1.0, strain=1e-4, kick=1e-5, energy_weight=0.3)
-    _, state = jax.jit(env.reset)(jax.random.key(2), params)
+    reset, relax = jitted(env)
+    _, state = reset(jax.random.key(2), params)
     # at rest, and at different distances from all targets
-    relax = jax.jit(lambda state: env.step_env(jax.random.key(1), state, jnp.array([0.0, -1.0]), params)[1])
     for _ in range(100):
-        state = relax(state)
+        state = relax(jax.random.key(1), state, jnp.array([0.0, -1.0]), params)[1]
     actions = 0.9 * jax.random.uniform(jax.random.key(1), (32, 2), minval=-1, maxval=1)
     keys = jax.random.split(jax.random.key(2), 32)
     names = [name for name in vars(params) if name != "max_steps"]
@@ -271,10 +277,9 @@ def test_feedback_and_search_find_better_diameters_than_the_middle_and_chance(ta
     assert returns["gradient"] > returns["feedback"]
 
 
-@functools.cache
 def compiled(task):
     env = small_env(ID, task)
-    return env, jax.jit(env.reset), jax.jit(env.step_env)
+    return env, *jitted(env)
 
 
 def test_feedback_comes_nearer_to_the_target_than_the_middle():
