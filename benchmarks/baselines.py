@@ -25,6 +25,8 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("flocking", {}),
     ("flocking", {"task": "shepherd"}),
     ("flocking", {"task": "evade"}),
+    ("soft_sphere_packing", {}),
+    ("soft_sphere_packing", {"task": "design"}),
     ("trap_drag", {}),
 )
 LAST = 64  # steps over which metrics are averaged

@@ -18,7 +18,7 @@ Natl. Bur. Stand. 49, 409 (1952); for the singular case Kaasschieter, J. Comput.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,7 @@ def minimum(
     damping: float = 0.0,
     tolerance: float | None = None,
     iterations: int | None = None,
+    unsolved: Literal["nan", "frozen"] = "nan",
 ) -> X:
     """A minimum of the energy, as a differentiable function of all that the energy depends on.
 
@@ -62,7 +63,9 @@ def minimum(
     with respect to every value that `energy` closes over, so far as `x` is one: a gradient of norm g left in `x` leaves
     an error of order g. Directions in which the energy is flat (translations, rattlers) are left where they are.
 
-    A derivative whose linear system has not been solved to the tolerance is NaN. `response` tells more.
+    A derivative whose linear system has not been solved to the tolerance is NaN, or, if you so choose, that of x held
+    in place: finite, without the response. That happens in single precision where modes are very soft, and where x is
+    no minimum. `response` tells more.
 
     Args:
         energy: `energy(x) -> []`, twice differentiable in a neighbourhood of x.
@@ -71,18 +74,25 @@ def minimum(
             derivatives it makes too small.
         tolerance: of the linear solve, relative; by default `eps^(2/3)`, 4e-11 in double precision.
         iterations: of conjugate gradients, at most; by default 10 times the number of coordinates.
+        unsolved: the derivative of x where its linear system has not been solved: "nan", or "frozen", which is 0.
 
     Returns:
         x, with derivatives.
+
+    Raises:
+        ValueError: for another word.
     """
+    if unsolved not in ("nan", "frozen"):
+        raise ValueError(f"unsolved = {unsolved!r}; valid: 'nan', 'frozen'")
+    missing = jnp.nan if unsolved == "nan" else 0.0
 
     def solve(hessian: Callable[[X], X], b: X) -> X:
         flat, unravel = ravel_pytree(b)  # one vector: a tree of which a part is known not to move has no transpose
-        return unravel(lax.custom_linear_solve(_of_vectors(hessian, unravel), flat, solve_or_nan, symmetric=True))
+        return unravel(lax.custom_linear_solve(_of_vectors(hessian, unravel), flat, solve_flat, symmetric=True))
 
-    def solve_or_nan(hessian: Callable[[jax.Array], jax.Array], b: jax.Array) -> jax.Array:
+    def solve_flat(hessian: Callable[[jax.Array], jax.Array], b: jax.Array) -> jax.Array:
         found = _solve(hessian, b, damping, tolerance, iterations)
-        return found.displacement * jnp.where(found.converged, 1.0, jnp.nan)
+        return jax.lax.select(found.converged, found.displacement, jnp.full_like(b, missing))
 
     return lax.custom_root(jax.grad(energy), lax.stop_gradient(x), lambda gradient, x: x, solve)
 

@@ -14,6 +14,10 @@ _ENVS: dict[str, dict[str, str]] = {
         "shepherd": "dmdenv.envs.shepherd:Shepherd",
         "evade": "dmdenv.envs.evade:Evade",
     },
+    "soft_sphere_packing": {
+        "compress": "dmdenv.envs.packing_compress:PackingCompress",
+        "design": "dmdenv.envs.packing_design:PackingDesign",
+    },
     "trap_drag": {"drag": "dmdenv.envs.trap_drag:TrapDrag"},
 }
 

@@ -1,4 +1,4 @@
-"""Pictures of particles in the plane: discs and darts on a dark ground, smooth at the edges."""
+"""Pictures of particles in the plane: discs, bonds and darts on a dark ground, smooth at the edges."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,7 @@ _BACKGROUND = "#0d1220"
 _GRID = "#161d31"
 _TEXT = "#aeb8d4"
 _OVERSAMPLING = 3
+_SCALE = ((64, 92, 178), (46, 150, 186), (62, 190, 148), (168, 212, 90), (250, 214, 70))
 
 Color = str | tuple[int, int, int]
 
@@ -34,8 +35,11 @@ class Canvas:
             self.draw.line([(at, 0), (at, pixels * _OVERSAMPLING)], _GRID, 2)
             self.draw.line([(0, at), (pixels * _OVERSAMPLING, at)], _GRID, 2)
 
-    def disc(self, center: np.ndarray, radius: float, color: Color, *, halo: float | None = None) -> None:
-        """A filled disc at `center` `[2]`, with a ring of radius `halo` around it."""
+    def disc(
+        self, center: np.ndarray, radius: float, color: Color, *, halo: float | None = None, opacity: float = 1.0
+    ) -> None:
+        """A filled disc at `center` `[2]`, with a ring of radius `halo` around it, blended with the ground."""
+        color = _blend(color, opacity)
         for image in self._images(np.asarray(center, float), max(radius, halo or 0.0)):
             x, y = self._pixel(image)
             if halo is not None:
@@ -82,6 +86,20 @@ class Canvas:
             for a in arm:
                 ends = [self._pixel(image - a), self._pixel(image + a)]
                 self.draw.line(ends, _blend(color, opacity), max(1, round(0.2 * size * self.scale)))
+    def bond(self, start: np.ndarray, along: np.ndarray, color: Color, width: float) -> None:
+        """A straight line from `start` `[2]` by the displacement `along` `[2]`, `width` wide, unit length."""
+        middle = np.asarray(start, float) + 0.5 * np.asarray(along, float)
+        for image in self._images(middle, 0.5 * float(np.linalg.norm(along)) + width):
+            ends = [self._pixel(image - 0.5 * along), self._pixel(image + 0.5 * along)]
+            self.draw.line(ends, color, max(1, round(width * self.scale)))
+
+    def frame(self, corner: np.ndarray, side: float, color: Color = _TEXT) -> None:
+        """The outline of a square; what is outside of it fades into the ground."""
+        (left, bottom), (right, top) = self._pixel(np.asarray(corner, float)), self._pixel(np.asarray(corner) + side)
+        mask = Image.new("L", self.picture.size, 190)
+        ImageDraw.Draw(mask).rectangle([left, top, right, bottom], fill=0)
+        self.picture.paste(Image.new("RGB", self.picture.size, _BACKGROUND), mask=mask)
+        self.draw.rectangle([left, top, right, bottom], outline=color, width=2 * _OVERSAMPLING)
 
     def caption(self, text: str) -> None:
         """A line of text at the top left."""
@@ -115,6 +133,14 @@ def heading_colors(headings: np.ndarray) -> list[tuple[int, int, int]]:
     channels = 0.5 + 0.5 * np.cos(phases)
     channels = 0.25 + 0.75 * channels / np.linalg.norm(channels, axis=1, keepdims=True) * 1.1
     return [(int(r), int(g), int(b)) for r, g, b in np.clip(255 * channels, 0, 255)]
+
+
+def scale_color(value: float) -> tuple[int, int, int]:
+    """A colour for a number from 0 to 1, from blue over green to yellow; numbers beyond get the colours at the ends."""
+    at = float(np.clip(value, 0.0, 1.0)) * (len(_SCALE) - 1)
+    low = min(int(at), len(_SCALE) - 2)
+    red, green, blue = (round(a + (at - low) * (b - a)) for a, b in zip(_SCALE[low], _SCALE[low + 1], strict=True))
+    return red, green, blue
 
 
 def _blend(color: Color, opacity: float) -> tuple[int, int, int]:

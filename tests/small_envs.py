@@ -6,6 +6,8 @@ SMALL = {
     ("flocking", "align"): {"boids": 5},
     ("flocking", "shepherd"): {"boids": 5, "nearest": 2},
     ("flocking", "evade"): {"boids": 5},
+    ("soft_sphere_packing", "compress"): {"particles": 10, "relaxation_steps": 4},
+    ("soft_sphere_packing", "design"): {"particles": 10, "relaxation_steps": 500},
     ("trap_drag", "drag"): {"particles": 16},
 }
 TASKS = [(id, task) for id in registered_envs() for task in registered_tasks(id)]

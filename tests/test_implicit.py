@@ -289,19 +289,23 @@ def test_the_response_is_the_pseudo_inverse_of_the_hessian(packing):
 
 
 def test_a_solve_that_does_not_converge_is_never_taken_for_an_answer(packing):
-    def answer(ratio):
+    def answer(ratio, unsolved):
         energy = functools.partial(discs(ratio, N).energy, Periodic(BOX), pairs=AllPairs())
-        return jnp.sum(WEIGHTS * implicit.minimum(energy, packing.positions, iterations=5))
+        x = implicit.minimum(energy, packing.positions, iterations=5, unsolved=unsolved)
+        return ratio**2 + jnp.sum(WEIGHTS * x)
 
-    def value_and_derivative(mode):
+    def value_and_derivative(mode, unsolved):
         if mode is jax.jvp:
-            return jax.jvp(answer, (1.4,), (1.0,))
-        return jax.value_and_grad(answer)(1.4)
+            return jax.jvp(lambda ratio: answer(ratio, unsolved), (1.4,), (1.0,))
+        return jax.value_and_grad(answer)(1.4, unsolved)
 
     for mode in (jax.jvp, jax.vjp):
-        value, derivative = jax.jit(value_and_derivative, static_argnums=0)(mode)
-        assert np.isfinite(value)
-        assert np.isnan(derivative)
+        for unsolved, expected in (("nan", np.nan), ("frozen", 2 * 1.4)):
+            value, derivative = jax.jit(value_and_derivative, static_argnums=(0, 1))(mode, unsolved)
+            assert np.isfinite(value)
+            np.testing.assert_allclose(derivative, expected)
+    with pytest.raises(ValueError, match="unsolved = 'zero'; valid: 'nan', 'frozen'"):
+        answer(1.4, "zero")
 
 
 # --- box --------------------------------------------------------------------------------------------------------------

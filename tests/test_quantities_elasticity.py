@@ -11,7 +11,7 @@ import pytest
 from dmdenv import lattice
 from dmdenv.neighbors import AllPairs, allocate
 from dmdenv.potentials import PerParticle, lennard_jones, pair_potential
-from dmdenv.quantities import elasticity
+from dmdenv.quantities import Elasticity, elasticity
 from dmdenv.space import Free, Periodic, Triclinic
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -62,6 +62,17 @@ def test_moduli_of_an_fcc_crystal_are_lattice_sums(density):
     np.testing.assert_allclose(found.bulk_modulus, (compressed[0] - compressed[1]) / (2 * h), rtol=1e-6)
     c11, c12, c44 = response[0, 0, 0, 0], response[0, 0, 1, 1], response[0, 1, 0, 1]
     np.testing.assert_allclose(found.shear_modulus, (c11 - c12 + 3 * c44) / 5, rtol=1e-9)
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_poissons_ratio_is_how_much_an_isotropic_solid_shrinks_sideways(dimension):
+    """Pulled along x: the strain along y over minus that along x where no stress is left across."""
+    lame, shear, delta = 1.3, 0.7, np.eye(dimension)
+    stiffness = lame * np.einsum("ab,cd->abcd", delta, delta)
+    stiffness += shear * (np.einsum("ac,bd->abcd", delta, delta) + np.einsum("ad,bc->abcd", delta, delta))
+    solid = Elasticity(born=stiffness, nonaffine=0 * stiffness, displacements=np.zeros(0), residual=np.zeros(()))
+    strain = np.linalg.solve(np.einsum("aacc->ac", stiffness), delta[0])
+    np.testing.assert_allclose(solid.poisson_ratio, -strain[1] / strain[0], rtol=1e-12)
 
 
 def test_single_precision_gives_the_moduli_of_a_crystal():

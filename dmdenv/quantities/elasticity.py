@@ -54,6 +54,12 @@ class Elasticity(Replaceable):
         traces = jnp.einsum("abab", self.stiffness) - jnp.einsum("aabb", self.stiffness) / d
         return traces / ((d - 1) * (d + 2))
 
+    @property
+    def poisson_ratio(self) -> jax.Array:
+        """`nu = (d K - 2 G) / (d (d - 1) K + 2 G)`, `[]`, no unit: of an isotropic solid with these moduli."""
+        d, K, G = self.born.shape[0], self.bulk_modulus, self.shear_modulus
+        return (d * K - 2 * G) / (d * (d - 1) * K + 2 * G)
+
 
 def elasticity(
     potential: Potential,
