@@ -21,18 +21,31 @@ class Canvas:
         side: side of the square, unit length.
         period: period along both axes, unit length; what crosses an edge is drawn at the other one too.
         pixels: side of the picture.
+        grid: spacing of lines at rest in the plane, unit length, so that they move when the piece does; None for
+            eighths of the picture.
     """
 
-    def __init__(self, corner: np.ndarray, side: float, *, period: float | None = None, pixels: int = 640):
+    def __init__(
+        self,
+        corner: np.ndarray,
+        side: float,
+        *,
+        period: float | None = None,
+        pixels: int = 640,
+        grid: float | None = None,
+    ):
         self.corner, self.side, self.period, self.pixels = np.asarray(corner, float), float(side), period, pixels
         self.scale = pixels * _OVERSAMPLING / self.side
         self.picture = Image.new("RGB", (pixels * _OVERSAMPLING, pixels * _OVERSAMPLING), _BACKGROUND)
         self.draw = ImageDraw.Draw(self.picture)
         self.captions: list[str] = []
-        for k in range(1, 8):
-            at = k / 8 * pixels * _OVERSAMPLING
-            self.draw.line([(at, 0), (at, pixels * _OVERSAMPLING)], _GRID, 2)
-            self.draw.line([(0, at), (pixels * _OVERSAMPLING, at)], _GRID, 2)
+        size = pixels * _OVERSAMPLING
+        spacing = self.side / 8 if grid is None else float(grid)
+        from_corner = np.full(2, spacing) if grid is None else -self.corner % spacing
+        for at in np.arange(from_corner[0], self.side, spacing) * self.scale:
+            self.draw.line([(at, 0), (at, size)], _GRID, 2)
+        for at in size - np.arange(from_corner[1], self.side, spacing) * self.scale:
+            self.draw.line([(0, at), (size, at)], _GRID, 2)
 
     def disc(self, center: np.ndarray, radius: float, color: Color, *, halo: float | None = None) -> None:
         """A filled disc at `center` `[2]`, with a ring of radius `halo` around it."""
@@ -55,12 +68,22 @@ class Canvas:
                 for fraction, opacity in ((1.0, 0.15), (0.66, 0.25), (0.33, 0.4)):
                     tail = image + wake * np.array([[1.0], [fraction]]) @ rotation
                     width = max(1, int(0.25 * length * self.scale))
-                    self.draw.line([self._pixel(p) for p in tail], _blend(color, opacity), width)
+                    self.draw.line([self._pixel(p) for p in tail], blend(color, opacity), width)
                 self.draw.polygon([self._pixel(p) for p in image + shape @ rotation], fill=color)
 
     def line(self, points: np.ndarray, color: Color, width: int = 2) -> None:
         """A line through `points` `[m, 2]`, `width` pixels wide."""
         self.draw.line([self._pixel(np.asarray(p, float)) for p in points], color, width * _OVERSAMPLING)
+
+    def bar(self, a: np.ndarray, b: np.ndarray, width: float, color: Color) -> None:
+        """A straight bar from a to b, each `[2]`; `width` is a length."""
+        self.draw.line([self._pixel(np.asarray(p, float)) for p in (a, b)], color, max(1, int(width * self.scale)))
+
+    def ring(self, center: np.ndarray, radius: float, color: Color, width: int = 2) -> None:
+        """A circle around `center` `[2]`, its line `width` pixels wide."""
+        x, y = self._pixel(np.asarray(center, float))
+        r = radius * self.scale
+        self.draw.ellipse([x - r, y - r, x + r, y + r], outline=color, width=width * _OVERSAMPLING)
 
     def caption(self, text: str) -> None:
         """A line of text at the top left."""
@@ -88,6 +111,15 @@ class Canvas:
         return list((base + shifts)[near.all(axis=1)])
 
 
+def scale_colors(
+    count: int, first: tuple[int, int, int] = (92, 225, 230), last: tuple[int, int, int] = (255, 122, 198)
+) -> list[tuple[int, int, int]]:
+    """`count` colours from one to another one."""
+    share = np.linspace(0.0, 1.0, count)[:, None]
+    colors = (1 - share) * np.array(first) + share * np.array(last)
+    return [(int(r), int(g), int(b)) for r, g, b in colors]
+
+
 def heading_colors(headings: np.ndarray) -> list[tuple[int, int, int]]:
     """A colour for each heading `[n]` (radians) from a cyclic scale of even brightness, so that order shows as hue."""
     phases = np.asarray(headings, float)[:, None] + np.array([0.0, -2 * np.pi / 3, 2 * np.pi / 3])
@@ -96,7 +128,7 @@ def heading_colors(headings: np.ndarray) -> list[tuple[int, int, int]]:
     return [(int(r), int(g), int(b)) for r, g, b in np.clip(255 * channels, 0, 255)]
 
 
-def _blend(color: Color, opacity: float) -> tuple[int, int, int]:
+def blend(color: Color, opacity: float) -> tuple[int, int, int]:
     """The colour over the background."""
     front = ImageColor.getrgb(color) if isinstance(color, str) else color
     back = ImageColor.getrgb(_BACKGROUND)
