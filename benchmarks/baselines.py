@@ -21,7 +21,13 @@ from benchmarks import harness
 from dmdenv.agents.evaluate import Evaluation, evaluate, random_policy, zero_policy
 
 # what is listed: an environment with its static configuration
-CASES: tuple[tuple[str, dict[str, Any]], ...] = (("flocking", {}), ("trap_drag", {}))
+CASES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("bonded_chain", {"task": "reach"}),
+    ("bonded_chain", {"task": "swim"}),
+    ("bonded_chain", {"task": "fold"}),
+    ("flocking", {}),
+    ("trap_drag", {}),
+)
 LAST = 64  # steps over which metrics are averaged
 
 
@@ -77,7 +83,12 @@ def scores(id: str, config: dict[str, Any], episodes: int) -> list[dict[str, Any
 
 def cells(row: dict[str, Any]) -> list[str]:
     metrics = ", ".join(f"{name} {mean:.3g}" for name, (mean, _) in row["metrics"].items())
-    return [row["env"], row["policy"], f"{row['return']:.4g} ± {row['standard_error']:.2g}", metrics]
+    return [
+        " ".join(filter(None, (row["env"], row.get("task")))),
+        row["policy"],
+        f"{row['return']:.4g} ± {row['standard_error']:.2g}",
+        metrics,
+    ]
 
 
 def main(options: Options) -> None:

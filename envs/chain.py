@@ -2,11 +2,13 @@
 
 A jointed chain, whose joints can be bent by their turns at rest, has the energy
 
-    U = sum_b k_b (r_b - 1)^2 / 2 + sum_j k_j (1 - cos(phi_j - phi0_j)) + WCA(diameter)
+    U = sum_b k_b (r_b - 1)^2 / 2 + sum_j k_j (1 - cos(phi_j - phi0_j)) + sum_(r_ij < D) k_c (D - r_ij)^2 / 2
 
-with bonds b of length r_b, and joints j at all beads but the two ends: phi_j is the angle by which the chain turns there,
-counterclockwise, and phi0_j where it is at rest. WCA acts between all beads, and is purely repulsive; with a diameter
-below 2^(-1/6) it does not reach from bead to bead of a bond at rest. All lengths are in units of that bond.
+with bonds b of length r_b, and joints j at all beads but the two ends: phi_j is the angle by which the chain turns
+there, counterclockwise, and phi0_j where it is at rest. Beads are soft discs of diameter D, less than a bond: motors
+can press them together and swing them against each other as hard as they like, and a time step that is right for one
+contact is right for all, which that of a wall that steepens without end (WCA) is not. All lengths are in units of a
+bond at rest.
 
 References: potentials and dynamics are those of `dmdenv.potentials` and `dmdenv.integrators`, which name theirs.
 """
@@ -20,22 +22,24 @@ import numpy as np
 
 from dmdenv.envs.base import Params, parameter
 from dmdenv.integrators import Langevin
-from dmdenv.potentials import Potential, Sum, cosine_turns, harmonic_bonds, wca
+from dmdenv.potentials import Potential, Sum, cosine_turns, harmonic_bonds, soft_sphere
 from dmdenv.space import Free
 
 ACROSS = np.array([[0.0, 1.0], [-1.0, 0.0]])  # r @ ACROSS is r turned by a quarter, counterclockwise
 
 
 class JointedParams(Params):
-    """Dynamic parameters of a jointed chain in its fluid. Lengths in units of a bond at rest, masses in that of a bead."""
+    """Parameters of a jointed chain in its fluid. Lengths in units of a bond at rest, masses in that of a bead."""
 
     period: jax.Array = parameter(default=0.1, unit="time", low=1e-6, doc="time of a step of control")
     bond_stiffness: jax.Array = parameter(default=400.0, unit="energy/length^2", low=1e-6, doc="k_b of a bond")
-    joint_stiffness: jax.Array = parameter(default=100.0, unit="energy", low=0, doc="k_j of a joint")
-    diameter: jax.Array = parameter(default=0.8, unit="length", low=1e-3, high=1.0, doc="of a bead, for WCA")
-    repulsion: jax.Array = parameter(default=1.0, unit="energy", low=0, doc="epsilon of WCA between beads")
-    max_turn: jax.Array = parameter(default=1.0, unit="angle", low=0, high=np.pi, doc="largest turn at rest")
-    friction: jax.Array = parameter(default=2.0, unit="1/time", low=1e-6, doc="gamma, the drag of a bead of mass 1")
+    joint_stiffness: jax.Array = parameter(default=200.0, unit="energy", low=0, doc="k_j of a joint")
+    contact_stiffness: jax.Array = parameter(
+        default=400.0, unit="energy/length^2", low=0, doc="k_c of two beads that touch"
+    )
+    diameter: jax.Array = parameter(default=0.8, unit="length", low=1e-3, high=1.0, doc="D of a bead")
+    max_turn: jax.Array = parameter(default=1.5, unit="angle", low=0, high=np.pi, doc="largest turn at rest")
+    friction: jax.Array = parameter(default=1.5, unit="1/time", low=1e-6, doc="gamma, the drag of a bead of mass 1")
     temperature: jax.Array = parameter(default=0.05, unit="energy", low=0, doc="T of the fluid")
 
 
@@ -53,15 +57,17 @@ def jointed(params: JointedParams, beads: int, turns: jax.Array) -> Sum:
     """The energy of a jointed chain with turns at rest `[n - 2]`, unit radian."""
     bonds = harmonic_bonds(bonds_of(beads), stiffness=params.bond_stiffness)
     joints = cosine_turns(joints_of(beads), stiffness=params.joint_stiffness, turn=turns)
-    return bonds + joints + wca(epsilon=params.repulsion, sigma=params.diameter)
+    D = params.diameter
+    return bonds + joints + soft_sphere(epsilon=params.contact_stiffness * D**2, sigma=D)
 
 
 def largest_stiffness(params: Any) -> float:
-    """The largest eigenvalue of the second derivative of a jointed chain at rest, or a little more; of concrete numbers.
+    """An estimate of the largest eigenvalue of the second derivative of a jointed chain's energy; of concrete numbers.
 
-    Bonds have up to 4 k_b along the chain, joints up to 16 k_j across it.
+    Bonds have up to 4 k_b along a straight chain, joints up to 16 k_j across it, a contact 2 k_c.
     """
-    return max(4.0 * float(params.bond_stiffness), 16.0 * float(params.joint_stiffness))
+    straight = max(4.0 * float(params.bond_stiffness), 16.0 * float(params.joint_stiffness))
+    return straight + 2.0 * float(params.contact_stiffness)
 
 
 def posed(turns: jax.Array, heading: jax.Array | float = 0.0) -> jax.Array:

@@ -1,19 +1,20 @@
 """Folding: an external field drives a flexible chain into a shape, against thermal motion.
 
-n beads with the bead-spring model of Kremer and Grest (FENE bonds and WCA between all beads, diameter and energy of WCA being
-the units) and with a stiffness against bending move by Langevin dynamics,
+n beads with the bead-spring model of Kremer and Grest (FENE bonds and WCA between all beads, diameter and energy of WCA
+being the units) and with a stiffness against bending move by Langevin dynamics,
 
     U = sum_b FENE(r_b) + sum_(i<j) WCA(r_ij) + k_theta sum_j (1 + cos theta_j) - sum_i F_i . r_i
 
-The chain is divided into groups of neighbours, and the field has one force for each of them. The aim is a shape, whatever its
-place and direction; how far the chain is from it is the root of the mean squared distance after the best superposition
-(`dmdenv.quantities.rmsd`), so that a shape and its mirror image differ.
+The chain is divided into groups of neighbours, and the field has one force for each of them. The aim is a shape,
+whatever its place and direction; how far the chain is from it is the root of the mean squared distance after the best
+superposition (`dmdenv.quantities.rmsd`), so that a shape and its mirror image differ.
 
-References: Kremer and Grest, J. Chem. Phys. 92, 5057 (1990), section II, in two dimensions; Kabsch, Acta Cryst. A 32, 922
-(1976).
+References: Kremer and Grest, J. Chem. Phys. 92, 5057 (1990), section II, in two dimensions; Kabsch, Acta Cryst. A 32,
+922 (1976).
 """
 
 import dataclasses
+import itertools
 from typing import Literal, get_args
 
 import gymnasium
@@ -147,9 +148,7 @@ class ChainFold(Env[ChainFoldState, ChainFoldParams]):
     ) -> Transition[ChainFoldState]:
         forces = params.force * action.reshape(self.groups, 2)[_group_of(self.beads, self.groups)]
         potential = model(params, self.beads) + uniform_field(force=forces)
-        method = Langevin(
-            dt=params.period / self.substeps, temperature=params.temperature, friction=params.friction
-        )
+        method = Langevin(dt=params.period / self.substeps, temperature=params.temperature, friction=params.friction)
         moving = method.init(potential, Free(), state.positions, velocities=state.velocities, key=key)
         moving, _ = jax.lax.scan(lambda s, _: (method.step(potential, s), None), moving, None, length=self.substeps)
         distance, effort = rmsd(state.target, moving.positions), jnp.mean(action**2)
@@ -194,9 +193,9 @@ class ChainFold(Env[ChainFoldState, ChainFoldParams]):
 
         positions = np.asarray(state.positions, float)
         target = np.asarray(superposed(jnp.asarray(state.target), jnp.asarray(state.positions)), float)
-        side = 1.1 * self.beads
+        side = 0.9 * self.beads
         canvas = Canvas(positions.mean(axis=0) - side / 2, side, grid=2.0)
-        for a, b in zip(target[:-1], target[1:], strict=True):
+        for a, b in itertools.pairwise(target):
             canvas.bar(a, b, 1.0, "#26304d")
         for place in target:
             canvas.disc(place, 0.5, "#26304d")

@@ -1,7 +1,7 @@
 """Reaching: a jointed chain, held at one end, brings its tip to targets that move and jump.
 
-n beads with bonds and joints (the energy of `dmdenv.envs.chain`) move by Langevin dynamics. Two springs hold the first two
-beads in their places, which clamps the chain at its root, so that the anchor is a part of the energy:
+n beads with bonds and joints (the energy of `dmdenv.envs.chain`) move by Langevin dynamics. Two springs hold the first
+two beads in their places, which clamps the chain at its root, so that the anchor is a part of the energy:
 
     U = U_chain + sum_(i=0,1) k_a |r_i - c_i|^2 / 2,    c_0 = (-1, 0), c_1 = (0, 0)
 
@@ -39,11 +39,13 @@ class ChainReachParams(chain.JointedParams):
         default=400.0, unit="energy/length^2", low=1e-6, doc="k_a of the springs at the first two beads"
     )
     turn_rate: jax.Array = parameter(default=1.0, unit="angle/time", low=1e-6, doc="of a motor for an action of 1")
-    inner: jax.Array = parameter(default=0.4, unit="1", low=0, high=1, doc="nearest target, over the chain's length")
+    inner: jax.Array = parameter(default=0.5, unit="1", low=0, high=1, doc="nearest target, over the chain's length")
     outer: jax.Array = parameter(default=0.9, unit="1", low=0, high=1, doc="farthest target, over the chain's length")
-    sector: jax.Array = parameter(default=2.0, unit="angle", low=0, high=np.pi, doc="largest direction of a target")
+    sector: jax.Array = parameter(default=1.5, unit="angle", low=0, high=np.pi, doc="largest direction of a target")
     target_rate: jax.Array = parameter(default=0.15, unit="angle/time", low=0, doc="largest w of a target's motion")
-    interval: jax.Array = parameter(default=64, unit="steps", low=1, doc="steps from one jump of the target to the next")
+    interval: jax.Array = parameter(
+        default=64, unit="steps", low=1, doc="steps from one jump of the target to the next"
+    )
     distance_weight: jax.Array = parameter(
         default=0.1, unit="reward/length", low=0, doc="cost of a distance of 1 from the target in a step"
     )
@@ -86,7 +88,7 @@ class ChainReach(Env[ChainReachState, ChainReachParams]):
 
     task: str = task_field("reach")
     beads: int = 8
-    substeps: int = 8
+    substeps: int = 16
 
     id = "bonded_chain"
     state_type = ChainReachState
@@ -133,9 +135,7 @@ class ChainReach(Env[ChainReachState, ChainReachParams]):
         turns = state.turns + params.turn_rate * params.period * action
         turns = jnp.clip(turns, -params.max_turn, params.max_turn)
         potential = self.potential(turns, params)
-        method = Langevin(
-            dt=params.period / self.substeps, temperature=params.temperature, friction=params.friction
-        )
+        method = Langevin(dt=params.period / self.substeps, temperature=params.temperature, friction=params.friction)
         moving = method.init(potential, Free(), state.positions, velocities=state.velocities, key=noise)
         moving, _ = jax.lax.scan(lambda s, _: (method.step(potential, s), None), moving, None, length=self.substeps)
         place, _ = self.target(state.path, state.time + 1, params)
@@ -203,10 +203,11 @@ class ChainReach(Env[ChainReachState, ChainReachParams]):
             error = target + _LEAD * velocity - pose[-1]
             J = (pose[-1:] - pose[:-1]) @ chain.ACROSS.astype(error.dtype)
             for _ in range(2):  # the second time without joints that would leave their range
-                change = J @ jnp.linalg.solve(J.T @ J + 0.05 * R**2 * jnp.eye(2), error)
+                change = J @ jnp.linalg.solve(J.T @ J + 0.02 * R**2 * jnp.eye(2), error)
                 inside = jnp.abs(turns + params.turn_rate * params.period * jnp.sign(change)) < params.max_turn
                 J = jnp.where(inside[:, None], J, 0.0)
-            return jnp.clip(change / (params.turn_rate * params.period), -1.0, 1.0)
+            rates = change / (params.turn_rate * params.period)
+            return rates / jnp.maximum(1.0, jnp.max(jnp.abs(rates)))
 
         def transpose(key: jax.Array, observation: jax.Array) -> jax.Array:
             beads, _, target, _ = parts(observation)
@@ -222,7 +223,7 @@ class ChainReach(Env[ChainReachState, ChainReachParams]):
 
     def render(self, state: ChainReachState, params: ChainReachParams | None = None) -> np.ndarray:
         """The chain on its anchor, the target as a ring with the way before it; 640 x 640."""
-        from dmdenv.envs.rendering import Canvas, blend
+        from dmdenv.envs.rendering import Canvas
 
         params = self.default_params if params is None else params
         R, positions = self.beads - 2, np.asarray(state.positions, float)
@@ -230,8 +231,7 @@ class ChainReach(Env[ChainReachState, ChainReachParams]):
         root = 0.5 * float(params.diameter)
         canvas.bar(np.array([-1.0 - root, 0.0]), np.array([root, 0.0]), 3 * root, "#39415a")
         ahead = [self.target(state.path, state.time + k, params)[0] for k in range(0, 33, 2)]
-        for k, (a, b) in enumerate(zip(ahead[:-1], ahead[1:], strict=True)):
-            canvas.line(np.stack([a, b]), blend("#ffd479", 0.5 * (1 - k / 16)), 2)
+        canvas.trail(np.stack(ahead[::-1]), "#ffd479", 2)
         chain.draw_chain(canvas, positions, float(params.diameter))
         place = np.asarray(ahead[0])
         canvas.ring(place, 0.5, "#ffd479", 3)
@@ -241,7 +241,7 @@ class ChainReach(Env[ChainReachState, ChainReachParams]):
         return canvas.image()
 
 
-_LEAD, _GAIN = 1.0, 4.0
+_LEAD, _GAIN = 1.0, 2.0  # unit time; unit 1 / time
 
 
 def _random_path(key: jax.Array) -> jax.Array:

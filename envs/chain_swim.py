@@ -1,16 +1,16 @@
 """Swimming: a jointed chain in a viscous fluid gets on by bending its joints in turns.
 
 n beads with bonds and joints (the energy of `dmdenv.envs.chain`) move without inertia, by the dynamics of
-`dmdenv.integrators.Filament`: drag is larger across the chain than along it. The fluid takes up no momentum, so that the
-drag has no sum and no moment. The agent bends the joints: an action sets their turns at rest, which jump; the work
+`dmdenv.integrators.Filament`: drag is larger across the chain than along it. The fluid takes up no momentum, so that
+the drag has no sum and no moment. The agent bends the joints: an action sets their turns at rest, which jump; the work
 
     W = U(r; new) - U(r; old)
 
-is paid for. Whatever has one degree of freedom goes back the way it came (the scallop theorem), and without anisotropy no
-stroke moves the centre; a wave that travels along the chain pushes it the other way.
+is paid for. Whatever has one degree of freedom goes back the way it came (the scallop theorem), and without anisotropy
+no stroke moves the centre; a wave that travels along the chain pushes it the other way.
 
-References: Purcell, Am. J. Phys. 45, 3 (1977), on the theorem; Gray and Hancock, J. Exp. Biol. 32, 802 (1955), on waves;
-Lauga and Powers, Rep. Prog. Phys. 72, 096601 (2009), for both.
+References: Purcell, Am. J. Phys. 45, 3 (1977), on the theorem; Gray and Hancock, J. Exp. Biol. 32, 802 (1955), on
+waves; Lauga and Powers, Rep. Prog. Phys. 72, 096601 (2009), for both.
 """
 
 import dataclasses
@@ -39,6 +39,10 @@ class ChainSwimParams(chain.JointedParams):
     period: jax.Array = parameter(default=0.25, unit="time", low=1e-6, doc="time of a step of control")
     bond_stiffness: jax.Array = parameter(default=50.0, unit="energy/length^2", low=1e-6, doc="k_b of a bond")
     joint_stiffness: jax.Array = parameter(default=10.0, unit="energy", low=0, doc="k_j of a joint")
+    contact_stiffness: jax.Array = parameter(
+        default=50.0, unit="energy/length^2", low=0, doc="k_c of two beads that touch"
+    )
+    max_turn: jax.Array = parameter(default=1.2, unit="angle", low=0, high=np.pi, doc="largest turn at rest")
     friction: jax.Array = parameter(
         default=1.0, unit="1/time", low=1e-6, doc="gamma along the chain, the drag of a bead of mass 1"
     )
@@ -65,7 +69,8 @@ class ChainSwim(Env[ChainSwimState, ChainSwimParams]):
     """A chain that swims along +x by bending its joints, at low Reynolds number. Task `swim`.
 
     Observation `[2 n - 1]`, in [-1, 1]: the cosine and the sine of the angle from the chain's axis (from its first bead
-    to its last) to +x; the turns at the joints over pi; the turns at rest over `max_turn`; the share of the time that is over.
+    to its last) to +x; the turns at the joints over pi; the turns at rest over `max_turn`; the share of the time that
+    is over.
 
     Action `[n - 2]`: the turn at rest of each joint, in units of `max_turn`. It jumps at the beginning of the step.
 
@@ -98,7 +103,7 @@ class ChainSwim(Env[ChainSwimState, ChainSwimParams]):
 
     def validate(self, params: ChainSwimParams) -> None:
         drag = float(params.friction) * min(1.0, float(params.anisotropy))
-        chain.check_period(params, self.substeps, 1.5 * drag / chain.largest_stiffness(params))
+        chain.check_period(params, self.substeps, 1.6 * drag / chain.largest_stiffness(params))
 
     def observation_space(self, params: ChainSwimParams | None = None) -> gymnasium.spaces.Box:
         return gymnasium.spaces.Box(-1.0, 1.0, (2 * self.beads - 1,), np.float32)
@@ -137,9 +142,7 @@ class ChainSwim(Env[ChainSwimState, ChainSwimParams]):
         centre = jnp.mean(moving.positions, axis=0)
         way = centre - jnp.mean(state.positions, axis=0)
         track = jnp.concatenate([state.track[1:], jax.lax.stop_gradient(centre)[None]])
-        moved = dataclasses.replace(
-            state, positions=moving.positions, turns=params.max_turn * action, track=track
-        )
+        moved = dataclasses.replace(state, positions=moving.positions, turns=params.max_turn * action, track=track)
         reward = params.progress_weight * way[0] - params.work_weight * work
         return Transition(moved, reward, jnp.asarray(False), {"progress": way[0], "drift": way[1], "work": work})
 
@@ -183,14 +186,13 @@ class ChainSwim(Env[ChainSwimState, ChainSwimParams]):
 
     def render(self, state: ChainSwimState, params: ChainSwimParams | None = None) -> np.ndarray:
         """The chain and its track on a grid at rest in the fluid, followed by the view; 640 x 640."""
-        from dmdenv.envs.rendering import Canvas, blend
+        from dmdenv.envs.rendering import Canvas
 
         params = self.default_params if params is None else params
         positions, track = np.asarray(state.positions, float), np.asarray(state.track, float)
-        side = 1.5 * self.beads
+        side = 1.25 * self.beads
         canvas = Canvas(positions.mean(axis=0) - side / 2, side, grid=2.0)
-        for share, a, b in zip(np.linspace(0.0, 1.0, len(track)), track[:-1], track[1:], strict=False):
-            canvas.bar(a, b, 0.12, blend("#ffb454", 0.15 + 0.6 * share))
+        canvas.trail(track, "#ffb454")
         chain.draw_chain(canvas, positions, float(params.diameter))
         canvas.caption(f"x {positions[:, 0].mean():.2f}   step {int(state.time)}")
         return canvas.image()
@@ -206,7 +208,7 @@ def _joint_energy(potential: Sum, positions: jax.Array) -> jax.Array:
 
 _TRACKED = 64  # steps
 # found by a search over amplitude, wave number and frequency with the default parameters: docs/bonded_chain.md
-_BEST = 1.0, 1.0, 2.0
+_BEST = 1.0, 1.0, 1.9
 _BEND = 0.3
 
 

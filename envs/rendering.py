@@ -1,5 +1,6 @@
 """Pictures of particles in the plane: discs and darts on a dark ground, smooth at the edges."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -84,6 +85,12 @@ class Canvas:
         x, y = self._pixel(np.asarray(center, float))
         r = radius * self.scale
         self.draw.ellipse([x - r, y - r, x + r, y + r], outline=color, width=width * _OVERSAMPLING)
+
+    def trail(self, points: np.ndarray, color: Color, width: int = 3) -> None:
+        """A line through points `[m, 2]`, `width` pixels wide, that fades towards the first of them."""
+        points = np.asarray(points, float)
+        for share, piece in zip(np.linspace(0.1, 0.7, len(points) - 1), itertools.pairwise(points), strict=True):
+            self.line(np.stack(piece), blend(color, share), width)
 
     def caption(self, text: str) -> None:
         """A line of text at the top left."""

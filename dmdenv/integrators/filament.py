@@ -5,8 +5,8 @@ A bead with the tangent t of the chain has the drag and the mobility
     Z = m gamma (t t + a (1 - t t)),    M = Z^(-1) = (t t + (1 - t t) / a) / (m gamma)
 
 with the anisotropy a, about 2 for a thin filament in a viscous fluid. Tangents are those of the chord between the two
-neighbours along the chain, at the ends that of the last bond. M depends on the configuration, so that the noise needs an
-interpretation. It is the kinetic one, the limit of dynamics with inertia, in which equilibrium is exp(-U / T):
+neighbours along the chain, at the ends that of the last bond. M depends on the configuration, so that the noise needs
+an interpretation. It is the kinetic one, the limit of dynamics with inertia, in which equilibrium is exp(-U / T):
 
     dr = M F dt + T div M dt + sqrt(2 T) M^(1/2) dW    (Ito)
 
@@ -17,14 +17,14 @@ beginning of the step, and acts with the mobility in its middle:
     r' = r + (dt / 2) M(r) (F(r) + f)
     r <- r + dt M(r') (F(r') + f)
 
-since `<(M(r') - M(r)) f> = T div M` to the first order in dt. It takes two evaluations of the forces. Without noise it is the
-explicit midpoint rule, of second order; with noise, averages err by dt. It is stable up to `dt k = 2 m gamma` for the
-largest stiffness k.
+since `<(M(r') - M(r)) f> = T div M` to the first order in dt. It takes two evaluations of the forces. Without noise it
+is the explicit midpoint rule, of second order; with noise, averages err by dt. It is stable up to `dt k = 2 m gamma`
+for the largest stiffness k.
 
-References: Fixman, J. Chem. Phys. 69, 1527 (1978); Grassia, Hinch and Nitsche, J. Fluid Mech. 282, 373 (1995), and Delong,
-Balboa Usabiaga, Delgado-Buscalioni, Griffith and Donev, J. Chem. Phys. 140, 134110 (2014), on the drift and the method.
-The drag of filaments: Gray and Hancock, J. Exp. Biol. 32, 802 (1955); Lauga and Powers, Rep. Prog. Phys. 72, 096601
-(2009), section 6.
+References: Fixman, J. Chem. Phys. 69, 1527 (1978); Grassia, Hinch and Nitsche, J. Fluid Mech. 282, 373 (1995), and
+Delong, Balboa Usabiaga, Delgado-Buscalioni, Griffith and Donev, J. Chem. Phys. 140, 134110 (2014), on the drift and the
+method. The drag of filaments: Gray and Hancock, J. Exp. Biol. 32, 802 (1955); Lauga and Powers, Rep. Prog. Phys. 72,
+096601 (2009), section 6.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ from dmdenv.space import Space, unit
 
 @pytree
 class Filament(Integrator[StochasticState]):
-    """Brownian dynamics of one chain with the drag of a thin filament. Conserves `U - heat` but for the time step's error.
+    """Brownian dynamics of a chain with the drag of a filament. Conserves `U - heat` but for the error of the time step.
 
     The particles are the beads, in the order of the chain; `velocities` are and stay zero.
 
