@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmdenv.envs.base import Params, parameter
-from dmdenv.integrators import Langevin
+from dmdenv.integrators import Integrator, Langevin
 from dmdenv.potentials import Potential, Sum, cosine_turns, harmonic_bonds, soft_sphere
 from dmdenv.space import Free
 
@@ -40,7 +40,7 @@ class JointedParams(Params):
     diameter: jax.Array = parameter(default=0.8, unit="length", low=1e-3, high=1.0, doc="D of a bead")
     max_turn: jax.Array = parameter(default=1.5, unit="angle", low=0, high=np.pi, doc="largest turn at rest")
     friction: jax.Array = parameter(default=1.5, unit="1/time", low=1e-6, doc="gamma, the drag of a bead of mass 1")
-    temperature: jax.Array = parameter(default=0.05, unit="energy", low=0, doc="T of the fluid")
+    temperature: jax.Array = parameter(default=0.05, unit="energy", low=1e-9, doc="T of the fluid")
 
 
 def bonds_of(beads: int) -> np.ndarray:
@@ -100,6 +100,11 @@ def rotated(positions: jax.Array, angle: jax.Array) -> jax.Array:
     return jnp.cos(angle) * positions + jnp.sin(angle) * (positions @ ACROSS.astype(positions.dtype))
 
 
+def stepped(method: Integrator, potential: Potential, state: Any, steps: int) -> Any:
+    """The state of an integrator after some steps; one scan, which compiles faster than a rollout with observations."""
+    return jax.lax.scan(lambda state, _: (method.step(potential, state), None), state, None, length=steps)[0]
+
+
 def thermalised(
     potential_of: Callable[[jax.Array], Potential],
     turns: jax.Array,
@@ -131,8 +136,7 @@ def thermalised(
     def one(turns: jax.Array, positions: jax.Array, key: jax.Array) -> jax.Array:
         potential = potential_of(turns)
         state = method.init(potential, Free(), positions, key=key)
-        state, _ = jax.lax.scan(lambda s, _: (method.step(potential, s), None), state, None, length=steps)
-        return state.positions
+        return stepped(method, potential, state, steps).positions
 
     return jax.jit(jax.vmap(one))(turns, starts, jax.random.split(key, len(starts)))
 

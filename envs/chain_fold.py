@@ -47,7 +47,7 @@ class ChainFoldParams(Params):
     max_length: jax.Array = parameter(default=1.5, unit="length", low=1.2, doc="where a FENE bond breaks")
     bending: jax.Array = parameter(default=1.0, unit="energy", low=0, doc="k_theta, the stiffness against bending")
     friction: jax.Array = parameter(default=1.0, unit="1/time", low=1e-6, doc="gamma")
-    temperature: jax.Array = parameter(default=1.0, unit="energy", low=0, doc="T of the bath")
+    temperature: jax.Array = parameter(default=1.0, unit="energy", low=1e-9, doc="T of the bath")
     distance_weight: jax.Array = parameter(
         default=0.1, unit="reward/length", low=0, doc="cost of an RMSD of 1 in a step"
     )
@@ -150,7 +150,7 @@ class ChainFold(Env[ChainFoldState, ChainFoldParams]):
         potential = model(params, self.beads) + uniform_field(force=forces)
         method = Langevin(dt=params.period / self.substeps, temperature=params.temperature, friction=params.friction)
         moving = method.init(potential, Free(), state.positions, velocities=state.velocities, key=key)
-        moving, _ = jax.lax.scan(lambda s, _: (method.step(potential, s), None), moving, None, length=self.substeps)
+        moving = chain.stepped(method, potential, moving, self.substeps)
         distance, effort = rmsd(state.target, moving.positions), jnp.mean(action**2)
         bonds = jnp.diff(moving.positions, axis=0)
         broken = jnp.any(jnp.sum(bonds**2, axis=-1) >= params.max_length**2)
@@ -258,7 +258,8 @@ def _free_chains(beads: int) -> jax.Array:
     params = ChainFoldParams()
     start, bath = jax.random.split(jax.random.key(3))
     turns = 0.3 * jax.random.normal(start, (_POOL, beads - 2))
-    starts = _BOND * chain.posed(jnp.where(jnp.arange(beads - 2) % 2 == 0, 1.0, -1.0) * jnp.abs(turns))
+    signs = jnp.where(jnp.arange(beads - 2) % 2 == 0, 1.0, -1.0)  # a zigzag, which does not cross itself
+    starts = _BOND * chain.posed(signs[None] * jnp.abs(turns))
     positions = chain.thermalised(
         lambda turns: model(params, beads), turns, starts, bath,
         temperature=float(params.temperature), friction=0.5, dt=0.01, steps=max(3000, 20 * beads**2),

@@ -137,7 +137,7 @@ class ChainReach(Env[ChainReachState, ChainReachParams]):
         potential = self.potential(turns, params)
         method = Langevin(dt=params.period / self.substeps, temperature=params.temperature, friction=params.friction)
         moving = method.init(potential, Free(), state.positions, velocities=state.velocities, key=noise)
-        moving, _ = jax.lax.scan(lambda s, _: (method.step(potential, s), None), moving, None, length=self.substeps)
+        moving = chain.stepped(method, potential, moving, self.substeps)
         place, _ = self.target(state.path, state.time + 1, params)
         distance, effort = norm(moving.positions[-1] - place), jnp.mean(action**2)
         jumps = jnp.floor((state.time + 1) / params.interval) > jnp.floor(state.time / params.interval)
@@ -197,15 +197,17 @@ class ChainReach(Env[ChainReachState, ChainReachParams]):
             velocity = 2 * R * params.target_rate * rest[R + 2 : R + 4]
             return beads, params.max_turn * rest[:R], R * rest[R : R + 2], velocity
 
+        def damped(J: jax.Array, error: jax.Array) -> jax.Array:
+            return J @ jnp.linalg.solve(J.T @ J + 0.02 * R**2 * jnp.eye(2), error)
+
         def inverse(key: jax.Array, observation: jax.Array) -> jax.Array:
             _, turns, target, velocity = parts(observation)
             pose = chain.posed(turns)[1:] - jnp.array([[1.0, 0.0]])  # of the motors, which the chain follows
             error = target + _LEAD * velocity - pose[-1]
             J = (pose[-1:] - pose[:-1]) @ chain.ACROSS.astype(error.dtype)
-            for _ in range(2):  # the second time without joints that would leave their range
-                change = J @ jnp.linalg.solve(J.T @ J + 0.02 * R**2 * jnp.eye(2), error)
-                inside = jnp.abs(turns + params.turn_rate * params.period * jnp.sign(change)) < params.max_turn
-                J = jnp.where(inside[:, None], J, 0.0)
+            change = damped(J, error)
+            inside = jnp.abs(turns + params.turn_rate * params.period * jnp.sign(change)) < params.max_turn
+            change = damped(jnp.where(inside[:, None], J, 0.0), error)  # without joints that would leave their range
             rates = change / (params.turn_rate * params.period)
             return rates / jnp.maximum(1.0, jnp.max(jnp.abs(rates)))
 
@@ -262,7 +264,7 @@ def _poses(beads: int) -> tuple[jax.Array, jax.Array]:
     pose, bath = jax.random.split(jax.random.key(2))
     turns = 0.4 * jax.random.normal(pose, (_POOL, beads - 2))
     turns = jnp.clip(turns, -params.max_turn, params.max_turn)
-    starts = chain.posed(turns) - jnp.array([1.0, 0.0])
+    starts = chain.posed(turns) - jnp.array([[[1.0, 0.0]]])
     positions = chain.thermalised(
         functools.partial(_anchored, params, beads), turns, starts, bath,
         temperature=float(params.temperature), friction=2.0, dt=0.0125, steps=1500,

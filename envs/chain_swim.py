@@ -138,7 +138,7 @@ class ChainSwim(Env[ChainSwimState, ChainSwimParams]):
             anisotropy=params.anisotropy,
         )
         moving = method.init(potential, Free(), state.positions, key=key)
-        moving, _ = jax.lax.scan(lambda s, _: (method.step(potential, s), None), moving, None, length=self.substeps)
+        moving = chain.stepped(method, potential, moving, self.substeps)
         centre = jnp.mean(moving.positions, axis=0)
         way = centre - jnp.mean(state.positions, axis=0)
         track = jnp.concatenate([state.track[1:], jax.lax.stop_gradient(centre)[None]])

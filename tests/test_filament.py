@@ -100,7 +100,7 @@ def test_without_anisotropy_it_is_the_brownian_dynamics_of_the_core():
 
 
 def test_a_rod_diffuses_more_easily_along_itself_than_across_and_turns():
-    """D = T / (n m gamma), T / (a n m gamma), and T / (a m gamma sum s^2) of the angle, from the spread of short paths."""
+    """D = T / (n m gamma), T / (a n m gamma), and T / (a m gamma sum s^2) of the angle, from short paths."""
     n, a, T, dt, copies = 5, 2.0, 0.01, 0.002, 8_000
     potential = flexible(n, bond=100.0, joint=100.0)
     method = Filament(dt=dt, temperature=T, friction=1.0, anisotropy=a)
@@ -118,14 +118,13 @@ def test_a_rod_diffuses_more_easily_along_itself_than_across_and_turns():
 
 
 def test_equilibrium_has_the_drift_of_a_mobility_that_depends_on_the_configuration():
-    """A dumbbell of a soft bond: p(r) ~ r exp(-k (r - 1)^2 / 2 T). Without the drift T div M, r^(-1 + 1 / a) of it is missing.
+    """A dumbbell of a soft bond: p(r) ~ r exp(-k (r - 1)^2 / 2 T); without the drift T div M it were r^(1 / a) ...
 
     Along the bond the mobility is 1, so that the force of the missing drift is `T (1 - 1 / a) / r`.
     """
     k, T, a, copies = 4.0, 0.5, 4.0, 40_000
     bond = harmonic_bonds([[0, 1]], stiffness=k)
     method = Filament(dt=0.01, temperature=T, friction=1.0, anisotropy=a)
-    # pairs of a chain of two: each by itself
     start = jnp.array([[0.0, 0.0], [1.1, 0.0]])
 
     def path(key):
@@ -151,7 +150,7 @@ def test_equilibrium_has_the_drift_of_a_mobility_that_depends_on_the_configurati
 
 @functools.partial(jax.jit, static_argnames=("n", "steps"))
 def stroke(turns, *, n: int, steps: int, anisotropy, bond):
-    """The centre of a filament after each of some strokes, whose turns at rest are `[phases, n - 2]`, `[strokes, 2]`."""
+    """The centre of a filament after each of four strokes, `[4, 2]`, whose turns at rest are `[phases, n - 2]`."""
     method = Filament(dt=0.4 / bond, temperature=0.0, friction=1.0, anisotropy=anisotropy)
     state = method.init(flexible(n), Free(), rod(n), key=jax.random.key(0))
 
@@ -178,7 +177,7 @@ PHASES = 2 * np.pi * np.arange(20) / 20
 
 
 def test_a_scallop_does_not_swim_however_it_opens_and_closes():
-    """One joint that opens fast and closes slowly; what is left goes with the stretching of the bonds (Purcell 1977)."""
+    """One joint that opens fast and closes slowly; what is left goes as bonds stretch less (Purcell 1977)."""
     loose, stiff = (
         travel(stroke(OPEN[:, None], n=3, steps=steps, anisotropy=2.0, bond=bond))
         for bond, steps in ((50.0, 40), (200.0, 160))

@@ -42,7 +42,7 @@ from dmdenv.space import Space, unit
 
 @pytree
 class Filament(Integrator[StochasticState]):
-    """Brownian dynamics of a chain with the drag of a filament. Conserves `U - heat` but for the error of the time step.
+    """Brownian dynamics of a chain with a filament's drag. Conserves `U - heat` but for the error of the time step.
 
     The particles are the beads, in the order of the chain; `velocities` are and stay zero.
 
