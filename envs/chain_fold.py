@@ -235,7 +235,7 @@ def _shapes(beads: int, shape: Shape) -> np.ndarray:
     turns = {
         "ring": np.full(len(joints), 2 * np.pi / beads),
         "hairpin": np.where((joints >= first) & (joints < first + k), np.pi / k, 0.0),
-        "wave": 0.6 * np.sin(2 * np.pi * (joints + 0.5) / len(joints)),
+        "wave": 8.4 / len(joints) * np.sin(2 * np.pi * (joints + 0.5) / len(joints)),
     }
     with jax.ensure_compile_time_eval():
         found = {name: _BOND * np.asarray(chain.posed(jnp.asarray(value)), float) for name, value in turns.items()}

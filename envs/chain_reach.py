@@ -229,7 +229,7 @@ class ChainReach(Env[ChainReachState, ChainReachParams]):
 
         params = self.default_params if params is None else params
         R, positions = self.beads - 2, np.asarray(state.positions, float)
-        canvas = Canvas(np.array([-1.25 * R, -1.25 * R]), 2.5 * R)
+        canvas = Canvas(np.array([-0.8 * R, -1.1 * R]), 2.2 * R)
         root = 0.5 * float(params.diameter)
         canvas.bar(np.array([-1.0 - root, 0.0]), np.array([root, 0.0]), 3 * root, "#39415a")
         ahead = [self.target(state.path, state.time + k, params)[0] for k in range(0, 33, 2)]

@@ -43,6 +43,10 @@ SMALL = {
 }
 
 
+# programs that run for a moment: two thirds of their time would go into optimising them
+QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+
+
 def small(task):
     return dmdenv.make_env("bonded_chain", task=task, **SMALL[task])
 
@@ -185,7 +189,7 @@ def test_a_step_is_that_of_the_cores_integrator_in_the_cores_potentials(task):
     p = env.default_params
     state = started(task)
     action = jax.random.uniform(jax.random.key(1), env.action_shape, minval=-1, maxval=1)
-    found = jax.jit(env.advance)(jax.random.key(2), state, action, p).state
+    found = jax.jit(env.advance, compiler_options=QUICK)(jax.random.key(2), state, action, p).state
     potential = own_potential(task, env, state, action, p)
     common = {"dt": p.period / env.substeps, "temperature": p.temperature, "friction": p.friction}
     key = jax.random.split(jax.random.key(2))[0] if task == "reach" else jax.random.key(2)
@@ -194,7 +198,11 @@ def test_a_step_is_that_of_the_cores_integrator_in_the_cores_potentials(task):
     else:
         method, options = Langevin(**common), {"velocities": state.velocities}
     core = method.init(potential, Free(), state.positions, key=key, **options)
-    core = jax.jit(lambda s: jax.lax.fori_loop(0, env.substeps, lambda _, s: method.step(potential, s), s))(core)
+
+    def steps(s):
+        return jax.lax.fori_loop(0, env.substeps, lambda _, s: method.step(potential, s), s)
+
+    core = jax.jit(steps, compiler_options=QUICK)(core)
     assert np.max(np.abs(core.positions - state.positions)) > 1e-3
     assert_allclose(found.positions, core.positions, atol=1e-11)
     if task != "swim":
@@ -330,7 +338,7 @@ def test_a_broken_bond_ends_the_episode():
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 
-@every_task
+@pytest.mark.parametrize("task", ["reach", "fold", pytest.param("swim", marks=pytest.mark.slow)])
 def test_gradients_of_a_return_agree_with_central_differences(task):
     """32 steps, by actions, initial state and parameters; motors within their range, no jump of a target."""
     env = small(task)
@@ -357,7 +365,9 @@ def test_gradients_of_a_return_agree_with_central_differences(task):
         return jnp.sum(jax.lax.scan(step, start, (keys, actions))[1])
 
     point = actions, [getattr(state, f) for f in fields], jnp.stack([getattr(params, name) for name in names])
-    program = jax.jit(jax.value_and_grad(total))  # one program for both: compiling is what takes time
+    program = jax.jit(
+        jax.value_and_grad(total), compiler_options=QUICK
+    )  # one program for both: compiling is what takes time
     gradient = program(point)[1]
     assert all(np.all(np.any(g != 0)) for g in jax.tree.leaves(gradient))
     for part in range(3):
