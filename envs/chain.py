@@ -23,6 +23,7 @@ import numpy as np
 from dmdenv.envs.base import Params, parameter
 from dmdenv.integrators import Integrator, Langevin
 from dmdenv.potentials import Potential, Sum, cosine_turns, harmonic_bonds, soft_sphere
+from dmdenv.potentials.angles import arctan2
 from dmdenv.space import Free
 
 ACROSS = np.array([[0.0, 1.0], [-1.0, 0.0]])  # r @ ACROSS is r turned by a quarter, counterclockwise
@@ -87,7 +88,7 @@ def turns_of(positions: jax.Array) -> jax.Array:
     """The turns of a chain `[..., n, 2]` at its joints, `[..., n - 2]`, in (-pi, pi]."""
     bonds = jnp.diff(positions, axis=-2)
     u, v = bonds[..., :-1, :], bonds[..., 1:, :]
-    return jnp.arctan2(cross(u, v), jnp.sum(u * v, axis=-1))
+    return arctan2(cross(u, v), jnp.sum(u * v, axis=-1))
 
 
 def cross(u: jax.Array, v: jax.Array) -> jax.Array:

@@ -166,7 +166,6 @@ class ChainSwim(Env[ChainSwimState, ChainSwimParams]):
         params = self.default_params if params is None else params
         joints = jnp.arange(self.beads - 2.0)
         amplitude, number, frequency = _BEST
-        bend = _BEND
 
         def phase(observation: jax.Array) -> jax.Array:
             return frequency * observation[-1] * params.max_steps * params.period
@@ -179,7 +178,7 @@ class ChainSwim(Env[ChainSwimState, ChainSwimParams]):
 
         return {
             "wave": wave,
-            "steered": functools.partial(wave, steer=bend),
+            "steered": functools.partial(wave, steer=_BEND),
             "reciprocal": lambda key, observation: jnp.full(self.beads - 2, amplitude * jnp.sin(phase(observation))),
             "constant": lambda key, observation: jnp.full(self.beads - 2, amplitude),
         }
@@ -207,9 +206,9 @@ def _joint_energy(potential: Sum, positions: jax.Array) -> jax.Array:
 
 
 _TRACKED = 64  # steps
-# found by a search over amplitude, wave number and frequency with the default parameters: docs/bonded_chain.md
-_BEST = 1.0, 1.0, 1.9
-_BEND = 0.3
+# found by a search with the default parameters (docs/bonded_chain.md)
+_BEST = 1.0, 1.0, 1.9  # amplitude in units of max_turn, wave number in radian a joint, frequency in radian / time
+_BEND = 0.3  # in units of max_turn, for a radian off the course
 
 
 def _straight_chains(beads: int) -> jax.Array:
