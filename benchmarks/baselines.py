@@ -27,6 +27,10 @@ CASES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("flocking", {"task": "evade"}),
     ("soft_sphere_packing", {}),
     ("soft_sphere_packing", {"task": "design"}),
+    ("bonded_chain", {"task": "reach"}),
+    ("bonded_chain", {"task": "swim"}),
+    ("bonded_chain", {"task": "fold"}),
+    ("flocking", {}),
     ("trap_drag", {}),
 )
 LAST = 64  # steps over which metrics are averaged
@@ -86,6 +90,12 @@ def cells(row: dict[str, Any]) -> list[str]:
     metrics = ", ".join(f"{name} {mean:.3g}" for name, (mean, _) in row["metrics"].items())
     name = f"{row['env']} {row.get('task', '')}".strip()
     return [name, row["policy"], f"{row['return']:.4g} ± {row['standard_error']:.2g}", metrics]
+    return [
+        " ".join(filter(None, (row["env"], row.get("task")))),
+        row["policy"],
+        f"{row['return']:.4g} ± {row['standard_error']:.2g}",
+        metrics,
+    ]
 
 
 def main(options: Options) -> None:

@@ -9,6 +9,9 @@ ENTRY_POINT = "dmdenv.envs.gymnasium_adapter"
 
 # Gymnasium's id, and what makes the environment: `make_env(**...)`; in the order of the registry
 IDS: dict[str, dict[str, str]] = {
+    "dmdenv/BondedChain-v0": {"id": "bonded_chain", "task": "reach"},
+    "dmdenv/BondedChainSwim-v0": {"id": "bonded_chain", "task": "swim"},
+    "dmdenv/BondedChainFold-v0": {"id": "bonded_chain", "task": "fold"},
     "dmdenv/Flocking-v0": {"id": "flocking", "task": "align"},
     "dmdenv/FlockingShepherd-v0": {"id": "flocking", "task": "shepherd"},
     "dmdenv/FlockingEvade-v0": {"id": "flocking", "task": "evade"},

@@ -9,6 +9,11 @@ from dmdenv.envs.base import Env
 
 # id: {task: class}; the first task is the default one
 _ENVS: dict[str, dict[str, str]] = {
+    "bonded_chain": {
+        "reach": "dmdenv.envs.chain_reach:ChainReach",
+        "swim": "dmdenv.envs.chain_swim:ChainSwim",
+        "fold": "dmdenv.envs.chain_fold:ChainFold",
+    },
     "flocking": {
         "align": "dmdenv.envs.flocking:Flocking",
         "shepherd": "dmdenv.envs.shepherd:Shepherd",

@@ -1,5 +1,6 @@
 """Pictures of particles in the plane: discs, bonds and darts on a dark ground, smooth at the edges."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,24 +23,37 @@ class Canvas:
         side: side of the square, unit length.
         period: period along both axes, unit length; what crosses an edge is drawn at the other one too.
         pixels: side of the picture.
+        grid: spacing of lines at rest in the plane, unit length, so that they move when the piece does; None for
+            eighths of the picture.
     """
 
-    def __init__(self, corner: np.ndarray, side: float, *, period: float | None = None, pixels: int = 640):
+    def __init__(
+        self,
+        corner: np.ndarray,
+        side: float,
+        *,
+        period: float | None = None,
+        pixels: int = 640,
+        grid: float | None = None,
+    ):
         self.corner, self.side, self.period, self.pixels = np.asarray(corner, float), float(side), period, pixels
         self.scale = pixels * _OVERSAMPLING / self.side
         self.picture = Image.new("RGB", (pixels * _OVERSAMPLING, pixels * _OVERSAMPLING), _BACKGROUND)
         self.draw = ImageDraw.Draw(self.picture)
         self.captions: list[str] = []
-        for k in range(1, 8):
-            at = k / 8 * pixels * _OVERSAMPLING
-            self.draw.line([(at, 0), (at, pixels * _OVERSAMPLING)], _GRID, 2)
-            self.draw.line([(0, at), (pixels * _OVERSAMPLING, at)], _GRID, 2)
+        size = pixels * _OVERSAMPLING
+        spacing = self.side / 8 if grid is None else float(grid)
+        from_corner = np.full(2, spacing) if grid is None else -self.corner % spacing
+        for at in np.arange(from_corner[0], self.side, spacing) * self.scale:
+            self.draw.line([(at, 0), (at, size)], _GRID, 2)
+        for at in size - np.arange(from_corner[1], self.side, spacing) * self.scale:
+            self.draw.line([(0, at), (size, at)], _GRID, 2)
 
     def disc(
         self, center: np.ndarray, radius: float, color: Color, *, halo: float | None = None, opacity: float = 1.0
     ) -> None:
         """A filled disc at `center` `[2]`, with a ring of radius `halo` around it, blended with the ground."""
-        color = _blend(color, opacity)
+        color = blend(color, opacity)
         for image in self._images(np.asarray(center, float), max(radius, halo or 0.0)):
             x, y = self._pixel(image)
             if halo is not None:
@@ -59,7 +73,7 @@ class Canvas:
                 for fraction, opacity in ((1.0, 0.15), (0.66, 0.25), (0.33, 0.4)):
                     tail = image + wake * np.array([[1.0], [fraction]]) @ rotation
                     width = max(1, int(0.25 * length * self.scale))
-                    self.draw.line([self._pixel(p) for p in tail], _blend(color, opacity), width)
+                    self.draw.line([self._pixel(p) for p in tail], blend(color, opacity), width)
                 self.draw.polygon([self._pixel(p) for p in image + shape @ rotation], fill=color)
 
     def line(self, points: np.ndarray, color: Color, width: int = 2) -> None:
@@ -70,13 +84,13 @@ class Canvas:
         """A ring that glows: bright on a circle around `center` `[2]`, fading to both sides, dimly lit inside."""
         x, y = self._pixel(np.asarray(center, float))
         r, layers = radius * self.scale, 12
-        self.draw.ellipse([x - r, y - r, x + r, y + r], fill=_blend(color, 0.05))
+        self.draw.ellipse([x - r, y - r, x + r, y + r], fill=blend(color, 0.05))
         for k in range(layers, -1, -1):
             half = 0.12 * r * k / layers + _OVERSAMPLING
             brightness = 0.05 + 0.75 * (1 - k / layers) ** 2.5
             outer = r + half
             self.draw.ellipse(
-                [x - outer, y - outer, x + outer, y + outer], outline=_blend(color, brightness), width=round(2 * half)
+                [x - outer, y - outer, x + outer, y + outer], outline=blend(color, brightness), width=round(2 * half)
             )
 
     def cross(self, center: np.ndarray, size: float, color: Color, opacity: float = 1.0) -> None:
@@ -85,7 +99,8 @@ class Canvas:
         for image in self._images(np.asarray(center, float), size):
             for a in arm:
                 ends = [self._pixel(image - a), self._pixel(image + a)]
-                self.draw.line(ends, _blend(color, opacity), max(1, round(0.2 * size * self.scale)))
+                self.draw.line(ends, blend(color, opacity), max(1, round(0.2 * size * self.scale)))
+
     def bond(self, start: np.ndarray, along: np.ndarray, color: Color, width: float) -> None:
         """A straight line from `start` `[2]` by the displacement `along` `[2]`, `width` wide, unit length."""
         middle = np.asarray(start, float) + 0.5 * np.asarray(along, float)
@@ -100,6 +115,18 @@ class Canvas:
         ImageDraw.Draw(mask).rectangle([left, top, right, bottom], fill=0)
         self.picture.paste(Image.new("RGB", self.picture.size, _BACKGROUND), mask=mask)
         self.draw.rectangle([left, top, right, bottom], outline=color, width=2 * _OVERSAMPLING)
+
+    def ring(self, center: np.ndarray, radius: float, color: Color, width: int = 2) -> None:
+        """A circle around `center` `[2]`, its line `width` pixels wide."""
+        x, y = self._pixel(np.asarray(center, float))
+        r = radius * self.scale
+        self.draw.ellipse([x - r, y - r, x + r, y + r], outline=color, width=width * _OVERSAMPLING)
+
+    def trail(self, points: np.ndarray, color: Color, width: int = 3) -> None:
+        """A line through points `[m, 2]`, `width` pixels wide, that fades towards the first of them."""
+        points = np.asarray(points, float)
+        for share, piece in zip(np.linspace(0.1, 0.7, len(points) - 1), itertools.pairwise(points), strict=True):
+            self.line(np.stack(piece), blend(color, share), width)
 
     def caption(self, text: str) -> None:
         """A line of text at the top left."""
@@ -127,6 +154,15 @@ class Canvas:
         return list((base + shifts)[near.all(axis=1)])
 
 
+def colors_between(
+    count: int, first: tuple[int, int, int] = (92, 225, 230), last: tuple[int, int, int] = (255, 122, 198)
+) -> list[tuple[int, int, int]]:
+    """`count` colours from one to another one."""
+    share = np.linspace(0.0, 1.0, count)[:, None]
+    colors = (1 - share) * np.array(first) + share * np.array(last)
+    return [(int(r), int(g), int(b)) for r, g, b in colors]
+
+
 def heading_colors(headings: np.ndarray) -> list[tuple[int, int, int]]:
     """A colour for each heading `[n]` (radians) from a cyclic scale of even brightness, so that order shows as hue."""
     phases = np.asarray(headings, float)[:, None] + np.array([0.0, -2 * np.pi / 3, 2 * np.pi / 3])
@@ -143,7 +179,7 @@ def scale_color(value: float) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def _blend(color: Color, opacity: float) -> tuple[int, int, int]:
+def blend(color: Color, opacity: float) -> tuple[int, int, int]:
     """The colour over the background."""
     front = ImageColor.getrgb(color) if isinstance(color, str) else color
     back = ImageColor.getrgb(_BACKGROUND)

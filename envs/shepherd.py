@@ -225,7 +225,7 @@ class Shepherd(Flock[ShepherdState, ShepherdParams]):
         an arc, in the order of their angles; on the way they keep away from the flock. When all are in the goal they
         rest.
 
-        Reference: Stroembom et al., J. R. Soc. Interface 11, 20140719 (2014): collecting and driving, there by one herder.
+        Reference: Stroembom et al., J. R. Soc. Interface 11, 20140719 (2014): to collect and to drive, by one herder.
         """
         params = self.default_params if params is None else params
 

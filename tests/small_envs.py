@@ -3,6 +3,9 @@
 from dmdenv.envs.registry import make_env, registered_envs, registered_tasks
 
 SMALL = {
+    ("bonded_chain", "reach"): {"beads": 5, "substeps": 12},
+    ("bonded_chain", "swim"): {"beads": 5},
+    ("bonded_chain", "fold"): {"beads": 6, "groups": 2, "substeps": 20},
     ("flocking", "align"): {"boids": 5},
     ("flocking", "shepherd"): {"boids": 5, "nearest": 2},
     ("flocking", "evade"): {"boids": 5},

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 import dmdenv.integrators
-from dmdenv.integrators import NVE, Brownian, Bussi, Integrator, Langevin, NoseHoover, maxwell_boltzmann
+from dmdenv.integrators import NVE, Brownian, Bussi, Filament, Integrator, Langevin, NoseHoover, maxwell_boltzmann
 from dmdenv.neighbors import AllPairs, allocate
 from dmdenv.potentials import lennard_jones
 from dmdenv.space import Free, Periodic
@@ -26,6 +26,7 @@ EVERY = {
     "langevin": lambda dt=0.002: Langevin(dt=dt, temperature=0.9, friction=1.5),
     "bussi": lambda dt=0.002: Bussi(dt=dt, temperature=0.9, relaxation_time=0.2),
     "brownian": lambda dt=0.0005: Brownian(dt=dt, temperature=0.9, friction=2.0),
+    "filament": lambda dt=0.0005: Filament(dt=dt, temperature=0.9, friction=2.0),
 }
 every = pytest.mark.parametrize("name", EVERY)
 
@@ -65,7 +66,7 @@ def small_liquid():
 
 def started(method, **options):
     r, v, side = liquid()
-    if not isinstance(method, Brownian):
+    if not isinstance(method, Brownian | Filament):
         options["velocities"] = v
     return method.init(smooth_lennard_jones(), Periodic(side), r, key=jax.random.key(1), **options)
 
@@ -513,6 +514,12 @@ BAD = {
     ),
     "velocities given; valid: None": lambda: start(
         Brownian(dt=0.1, temperature=1.0, friction=1.0), velocities=np.ones((2, 2)), key=jax.random.key(0)
+    ),
+    "velocities given; valid: None, since a filament": lambda: start(
+        Filament(dt=0.1, temperature=1.0, friction=1.0), velocities=np.ones((2, 2)), key=jax.random.key(0)
+    ),
+    "positions has 1 particles; valid: 2 or more": lambda: start(
+        Filament(dt=0.1, temperature=1.0, friction=1.0), r=np.ones((1, 2)), key=jax.random.key(0)
     ),
     "degrees_of_freedom = None for one particle": lambda: start(
         Bussi(dt=0.1, temperature=1.0, relaxation_time=1.0), r=np.ones((1, 2)), key=jax.random.key(0)

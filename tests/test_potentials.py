@@ -18,6 +18,7 @@ from dmdenv.potentials import (
     bond_potential,
     cosine_angles,
     cosine_dihedrals,
+    cosine_turns,
     dihedral_potential,
     external_potential,
     fene_bonds,
@@ -100,6 +101,7 @@ OTHERS = {
     "a bond function of one's own": lambda d: bond_potential(quartic, BONDS, k=2.0),
     "harmonic_angles": lambda d: harmonic_angles(ANGLES, stiffness=3.0, angle=2.0 * OF_ANGLE),
     "cosine_angles": lambda d: cosine_angles(ANGLES, stiffness=OF_ANGLE),
+    "cosine_turns": lambda d: cosine_turns(ANGLES, stiffness=OF_ANGLE, turn=0.4 * OF_ANGLE),
     "an angle function of one's own": lambda d: angle_potential(right_angled, ANGLES, k=2.0),
     "cosine_dihedrals": lambda d: cosine_dihedrals(
         DIHEDRALS, coefficients=(1.0, OF_DIHEDRAL, 0.5), phases=(0.0, np.pi, OF_DIHEDRAL)
@@ -123,6 +125,7 @@ SPACES = {
     "sheared": lambda d: Triclinic(np.array([[5.4, 0, 0], [3.9, 5.5, 0], [-1.8, 2.4, 5.8]])[:d, :d]),
 }
 IN_TWO_DIMENSIONS = [name for name in POTENTIALS if "dihedral" not in name]
+IN_THREE_DIMENSIONS = [name for name in POTENTIALS if "turns" not in name]
 PLACES = list(itertools.product((3, 2), SPACES))
 VARIANTS = {
     "lennard_jones without end",
@@ -134,15 +137,22 @@ VARIANTS = {
     "a dihedral function of one's own",
     "harmonic_trap for each",
 }
+
+
+def _place(turn: int, name: str) -> int:
+    """Which of the places a potential is tried in by default."""
+    return turn % (4 if "dihedral" in name else 8) if name in IN_THREE_DIMENSIONS else 4 + turn % 4
+
+
 CASES = [
     # each potential in one space by default, all spaces by turns; the whole product among the slow tests
     pytest.param(
         *(name, kind, d),
-        marks=[] if q == turn % (4 if "dihedral" in name else 8) and name not in VARIANTS else pytest.mark.slow,
+        marks=[] if q == _place(turn, name) and name not in VARIANTS else pytest.mark.slow,
     )
     for turn, name in enumerate(POTENTIALS)
     for q, (d, kind) in enumerate(PLACES)
-    if d == 3 or name in IN_TWO_DIMENSIONS
+    if name in (IN_THREE_DIMENSIONS if d == 3 else IN_TWO_DIMENSIONS)
 ]
 
 

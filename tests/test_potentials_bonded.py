@@ -15,6 +15,7 @@ from dmdenv.potentials import (
     bond_potential,
     cosine_angles,
     cosine_dihedrals,
+    cosine_turns,
     dihedral_potential,
     external_potential,
     fene_bonds,
@@ -130,6 +131,29 @@ def test_energy_and_forces_are_those_of_openmm(name):
 
 
 # --- closed forms -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phi", [-3.0, -np.pi / 2, -0.3, 0.0, 0.3, np.pi / 2, 3.0])
+def test_a_turn_tells_left_from_right(phi):
+    """In the order of the chain counterclockwise turns are positive, backwards they are negative."""
+    r = jnp.array([[-2.0, 0.0], [0.0, 0.0], [3 * np.cos(phi), 3 * np.sin(phi)]])
+    for order, sign in (([0, 1, 2], 1), ([2, 1, 0], -1)):
+        potential = cosine_turns([order], stiffness=2.0, turn=0.5)
+        np.testing.assert_allclose(potential.energy(Free(), r, AllPairs()), 2 * (1 - np.cos(sign * phi - 0.5)))
+    straight, angles = cosine_turns([[0, 1, 2]], stiffness=2.0), cosine_angles([[0, 1, 2]], stiffness=2.0)
+    np.testing.assert_allclose(straight.energy(Free(), r, AllPairs()), angles.energy(Free(), r, AllPairs()), atol=1e-15)
+
+
+def test_turns_are_smooth_on_a_line_finite_at_coincidence_and_of_the_plane():
+    potential = cosine_turns([[0, 1, 2]], stiffness=2.0, turn=0.5)
+    on_a_line = jnp.array([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
+    torque = 2.0 * np.sin(0.5)  # -dU/dphi at phi = 0: up at the ends, down in the middle
+    np.testing.assert_allclose(
+        potential.forces(Free(), on_a_line, AllPairs()), [[0, torque], [0, -2 * torque], [0, torque]], atol=1e-14
+    )
+    assert np.all(np.isfinite(potential.forces(Free(), jnp.zeros((3, 2)), AllPairs())))
+    with pytest.raises(ValueError, match="turns of positions with 3 components; valid: 2"):
+        potential.energy(Free(), jnp.zeros((3, 3)), AllPairs())
 
 
 @pytest.mark.parametrize("theta", [0.0, 1e-7, 0.3, np.pi / 2, 3.0, np.pi - 1e-7, np.pi])

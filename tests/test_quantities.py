@@ -457,3 +457,38 @@ def test_bad_input_is_named(call, message):
 def test_every_exported_name_resolves():
     assert all(hasattr(quantities, name) for name in quantities.__all__)
     assert list(quantities.__all__) == sorted(quantities.__all__)
+
+
+# --- superposition ----------------------------------------------------------------------------------------------------
+
+
+def shape(seed: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(7, 2)))
+
+
+def test_superposition_is_the_best_rotation_and_shift():
+    """Against the singular value decomposition (Kabsch), and blind to where the reference lies."""
+    w, z = shape(0), shape(1)
+    a, b = (np.asarray(x - x.mean(axis=0)) for x in (w, z))
+    u, s, vt = np.linalg.svd(a.T @ b)
+    sign = np.sign(np.linalg.det(u @ vt))
+    expected = np.sqrt((np.sum(a**2) + np.sum(b**2) - 2 * (s[0] + sign * s[1])) / 7)
+    np.testing.assert_allclose(quantities.rmsd(w, z), expected)
+    turned = w @ np.array([[np.cos(2.0), np.sin(2.0)], [-np.sin(2.0), np.cos(2.0)]]) + np.array([[3.0, -1.0]])
+    np.testing.assert_allclose(quantities.rmsd(turned, z), expected)
+    np.testing.assert_allclose(quantities.superposed(turned, z), quantities.superposed(w, z), atol=1e-12)
+    np.testing.assert_allclose(quantities.superposed(w, turned), turned, atol=1e-12)
+    assert quantities.rmsd(w, w * np.array([[1.0, -1.0]])) > 0.5  # a mirror image is another shape
+
+
+def test_the_gradient_of_a_superposition_is_right_and_finite_everywhere():
+    w, z, v = shape(0), shape(1), shape(2)
+    slope = (quantities.rmsd(w, z + 1e-6 * v) - quantities.rmsd(w, z - 1e-6 * v)) / 2e-6
+    np.testing.assert_allclose(jnp.sum(jax.grad(quantities.rmsd, argnums=1)(w, z) * v), slope, rtol=1e-7)
+    for there in (z, jnp.zeros_like(z)):  # at a perfect fit; where no rotation is best
+        assert np.all(np.isfinite(jax.grad(quantities.rmsd, argnums=1)(z, there)))
+
+
+def test_shapes_that_do_not_match_are_refused():
+    with pytest.raises(ValueError, match=r"reference has shape \(7, 2\) and positions \(6, 2\); valid: the same"):
+        quantities.rmsd(shape(0), shape(0)[:6])

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
+LONG = ("bonded_chain.md", "quench.md")  # their examples take longer than a default run bears
 PAGES = [
     page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if "```python" in page.read_text()
 ]
@@ -21,7 +22,7 @@ def return_of_a_step(env, params):
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name == "quench.md")) for page in PAGES],
+    [pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name in LONG)) for page in PAGES],
 )
 def test_the_examples_run(page):
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)

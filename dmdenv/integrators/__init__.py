@@ -3,6 +3,7 @@
 from dmdenv.integrators.base import Integrator
 from dmdenv.integrators.brownian import Brownian, BrownianState
 from dmdenv.integrators.bussi import Bussi
+from dmdenv.integrators.filament import Filament
 from dmdenv.integrators.langevin import Langevin
 from dmdenv.integrators.nose_hoover import NoseHoover, NoseHooverState
 from dmdenv.integrators.nve import NVE
@@ -14,6 +15,7 @@ __all__ = [
     "Brownian",
     "BrownianState",
     "Bussi",
+    "Filament",
     "Integrator",
     "Langevin",
     "NoseHoover",

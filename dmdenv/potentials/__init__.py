@@ -16,6 +16,7 @@ from dmdenv.potentials.morse import morse
 from dmdenv.potentials.pair import PairPotential, pair_potential
 from dmdenv.potentials.parameters import BySpecies, PerParticle
 from dmdenv.potentials.soft_sphere import soft_sphere
+from dmdenv.potentials.turns import cosine_turns
 from dmdenv.potentials.wca import wca
 from dmdenv.potentials.yukawa import yukawa
 
@@ -31,6 +32,7 @@ __all__ = [
     "bond_potential",
     "cosine_angles",
     "cosine_dihedrals",
+    "cosine_turns",
     "dihedral_potential",
     "external_potential",
     "fene_bonds",

@@ -19,6 +19,7 @@ from dmdenv.quantities.structure import (
     wave_integers,
     wave_vectors,
 )
+from dmdenv.quantities.superposition import rmsd, superposed
 from dmdenv.quantities.thermodynamics import kinetic_energy, pressure, stress_tensor, temperature
 from dmdenv.quantities.transport import (
     mean_squared_displacement,
@@ -46,10 +47,12 @@ __all__ = [
     "radial_distribution",
     "radius_of_gyration",
     "rattlers",
+    "rmsd",
     "spherical_average",
     "steinhardt",
     "stress_tensor",
     "structure_factor",
+    "superposed",
     "temperature",
     "unfold",
     "velocity_autocorrelation",
