@@ -10,6 +10,8 @@ ENTRY_POINT = "dmdenv.envs.gymnasium_adapter"
 # Gymnasium's id, and what makes the environment: `make_env(**...)`; in the order of the registry
 IDS: dict[str, dict[str, str]] = {
     "dmdenv/Flocking-v0": {"id": "flocking", "task": "align"},
+    "dmdenv/LJFluid-v0": {"id": "lj_fluid", "task": "anneal"},
+    "dmdenv/LJFluidDrag-v0": {"id": "lj_fluid", "task": "drag"},
     "dmdenv/TrapDrag-v0": {"id": "trap_drag", "task": "drag"},
 }
 

@@ -40,5 +40,5 @@ def members(prepare: Callable[..., PyTree], *configuration: Hashable) -> PyTree:
 
 @functools.cache
 def _members(prepare: Callable[..., PyTree], configuration: tuple[Hashable, ...], precision: str) -> PyTree:
-    with jax.ensure_compile_time_eval():
+    with jax.ensure_compile_time_eval(), jax.disable_jit(False):
         return jax.tree.map(np.asarray, prepare(*configuration))

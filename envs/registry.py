@@ -10,6 +10,7 @@ from dmdenv.envs.base import Env
 # id: {task: class}; the first task is the default one
 _ENVS: dict[str, dict[str, str]] = {
     "flocking": {"align": "dmdenv.envs.flocking:Flocking"},
+    "lj_fluid": {"anneal": "dmdenv.envs.lj_anneal:LJAnneal", "drag": "dmdenv.envs.lj_drag:LJDrag"},
     "trap_drag": {"drag": "dmdenv.envs.trap_drag:TrapDrag"},
 }
 

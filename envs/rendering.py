@@ -19,11 +19,12 @@ class Canvas:
     Args:
         corner: lower left corner, `[2]`, unit length.
         side: side of the square, unit length.
-        period: period along both axes, unit length; what crosses an edge is drawn at the other one too.
+        period: period along both axes, or one for each, unit length; what crosses an edge is drawn at the other one
+            too.
         pixels: side of the picture.
     """
 
-    def __init__(self, corner: np.ndarray, side: float, *, period: float | None = None, pixels: int = 640):
+    def __init__(self, corner: np.ndarray, side: float, *, period: float | np.ndarray | None = None, pixels: int = 640):
         self.corner, self.side, self.period, self.pixels = np.asarray(corner, float), float(side), period, pixels
         self.scale = pixels * _OVERSAMPLING / self.side
         self.picture = Image.new("RGB", (pixels * _OVERSAMPLING, pixels * _OVERSAMPLING), _BACKGROUND)
@@ -55,12 +56,19 @@ class Canvas:
                 for fraction, opacity in ((1.0, 0.15), (0.66, 0.25), (0.33, 0.4)):
                     tail = image + wake * np.array([[1.0], [fraction]]) @ rotation
                     width = max(1, int(0.25 * length * self.scale))
-                    self.draw.line([self._pixel(p) for p in tail], _blend(color, opacity), width)
+                    self.draw.line([self._pixel(p) for p in tail], blend(color, opacity), width)
                 self.draw.polygon([self._pixel(p) for p in image + shape @ rotation], fill=color)
 
     def line(self, points: np.ndarray, color: Color, width: int = 2) -> None:
         """A line through `points` `[m, 2]`, `width` pixels wide."""
         self.draw.line([self._pixel(np.asarray(p, float)) for p in points], color, width * _OVERSAMPLING)
+
+    def ring(self, center: np.ndarray, radius: float, color: Color, width: int = 2) -> None:
+        """A circle around `center` `[2]`, its line `width` pixels wide."""
+        for image in self._images(np.asarray(center, float), radius):
+            x, y = self._pixel(image)
+            r = radius * self.scale
+            self.draw.ellipse([x - r, y - r, x + r, y + r], outline=color, width=width * _OVERSAMPLING)
 
     def caption(self, text: str) -> None:
         """A line of text at the top left."""
@@ -71,7 +79,9 @@ class Canvas:
         picture = self.picture.resize((self.pixels, self.pixels), Image.Resampling.BOX)
         draw = ImageDraw.Draw(picture)
         for line, text in enumerate(self.captions):
-            draw.text((14, 12 + 22 * line), text, fill=_TEXT, font=ImageFont.load_default(16))
+            draw.text(
+                (14, 12 + 22 * line), text, _TEXT, ImageFont.load_default(16), stroke_width=3, stroke_fill=_BACKGROUND
+            )
         return np.asarray(picture)
 
     def _pixel(self, point: np.ndarray) -> tuple[float, float]:
@@ -96,7 +106,7 @@ def heading_colors(headings: np.ndarray) -> list[tuple[int, int, int]]:
     return [(int(r), int(g), int(b)) for r, g, b in np.clip(255 * channels, 0, 255)]
 
 
-def _blend(color: Color, opacity: float) -> tuple[int, int, int]:
+def blend(color: Color, opacity: float) -> tuple[int, int, int]:
     """The colour over the background."""
     front = ImageColor.getrgb(color) if isinstance(color, str) else color
     back = ImageColor.getrgb(_BACKGROUND)

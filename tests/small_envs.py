@@ -4,6 +4,8 @@ from dmdenv.envs.registry import make_env, registered_envs, registered_tasks
 
 SMALL = {
     ("flocking", "align"): {"boids": 5},
+    ("lj_fluid", "anneal"): {"particles": 30, "substeps": 2},
+    ("lj_fluid", "drag"): {"particles": 30, "substeps": 2},
     ("trap_drag", "drag"): {"particles": 16},
 }
 TASKS = [(id, task) for id in registered_envs() for task in registered_tasks(id)]
