@@ -21,7 +21,12 @@ from benchmarks import harness
 from dmdenv.agents.evaluate import Evaluation, evaluate, random_policy, zero_policy
 
 # what is listed: an environment with its static configuration
-CASES: tuple[tuple[str, dict[str, Any]], ...] = (("flocking", {}), ("trap_drag", {}))
+CASES: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("flocking", {}),
+    ("lj_fluid", {}),
+    ("lj_fluid", {"task": "drag"}),
+    ("trap_drag", {}),
+)
 LAST = 64  # steps over which metrics are averaged
 
 

@@ -4,8 +4,8 @@ The agent sets how fast the bath's temperature T rises or falls,
 
     dT/dt = rate a,    T_min <= T <= T_max,
 
-time step by time step of the dynamics. Cooled too fast the liquid freezes into grains and voids, which the cold does not
-heal; cooled too slowly it is still hot and disordered when the time is over. Order is that of the bonds,
+time step by time step of the dynamics. Cooled too fast the liquid freezes into grains and voids, which the cold does
+not heal; cooled too slowly it is still hot and disordered when the time is over. Order is that of the bonds,
 
     psi_i = sum_j w_ij exp(6 i theta_ij) / sum_j w_ij,
 
@@ -98,7 +98,7 @@ class LJAnneal(LJFluid[AnnealState, AnnealParams]):
 
     def initial_state(self, key: jax.Array, params: AnnealParams) -> AnnealState:
         """A liquid in equilibrium with its bath."""
-        return AnnealState(**self.fluid(key, params), temperature=params.temperature)  # pyright: ignore[reportArgumentType]
+        return AnnealState(**self.fluid(key, params), temperature=params.temperature)
 
     def advance(
         self, key: jax.Array, state: AnnealState, action: jax.Array, params: AnnealParams
@@ -165,9 +165,9 @@ class LJAnneal(LJFluid[AnnealState, AnnealParams]):
         T = params.temperature
         return {
             "quench": self.following(lambda s: params.temperature_min, params),
-            "constant": self.following(lambda s: 0.25 * T, params),
-            "linear": self.following(lambda s: T * 0.5 * (1.0 - s), params),
-            "exponential": self.following(lambda s: T * jnp.exp(-s / 0.2), params),
+            "constant": self.following(lambda s: T / 8.0, params),
+            "linear": self.following(lambda s: T * 0.625 * (1.0 - s / 0.75), params),
+            "exponential": self.following(lambda s: T * jnp.exp(-s / 0.15), params),
         }
 
     def following(self, schedule, params: AnnealParams) -> Baseline:

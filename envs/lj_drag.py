@@ -6,18 +6,19 @@ along x and its stiffness k are the agent's. The energy of the particle in the t
     V(r; lambda, k) = k |r - lambda|^2 / 2
 
 and every change of the trap does the work `W = V(r; new) - V(r; old)` on a particle that has not moved yet: the trap
-moves in small jumps, one before each time step of the dynamics. As a liquid looks the same wherever the trap is, the free
-energies at start and end are equal. So the mean work is the heat that is lost, it is not negative, and
+moves in small jumps, one before each time step of the dynamics. As a liquid looks the same wherever the trap is, the
+free energies at start and end are equal. So the mean work is what is lost as heat, it is not negative, and
 
     <exp(-W / T)> = 1
 
-for every protocol that begins and ends at rest, with the nominal stiffness: exactly, but for the error of the time step.
+for every protocol, as it begins in equilibrium and ends with the nominal stiffness: exactly, but for the error of the
+time step.
 
 If the particle felt an ordinary friction xi, the least work would be that of `trap_drag`, k L^2 / (2 + k t / xi), by a
 jump at each end. A liquid is not quite like that: it answers with a delay, and gives way when it is pushed hard.
 
-References: Jarzynski, Phys. Rev. Lett. 78, 2690 (1997); Crooks, J. Stat. Phys. 90, 1481 (1998), for the order of work and
-dynamics; Schmiedl and Seifert, Phys. Rev. Lett. 98, 108301 (2007), eqs. 9 to 11.
+References: Jarzynski, Phys. Rev. Lett. 78, 2690 (1997); Crooks, J. Stat. Phys. 90, 1481 (1998), for the order of work
+and dynamics; Schmiedl and Seifert, Phys. Rev. Lett. 98, 108301 (2007), eqs. 9 to 11.
 """
 
 import dataclasses
@@ -67,9 +68,9 @@ class DragState(FluidState):
 class LJDrag(LJFluid[DragState, DragParams]):
     """Move a trap with a particle through a liquid at the least work. Task `drag`.
 
-    Observation `[7]`, in [-1, 1]: the share of the time that is over; how far the trap is, over 2 L; its stiffness, from
-    `1 / stiffness_range` = -1 to `stiffness_range` = 1 on a logarithmic scale; the particle's distance from the trap
-    along x and y, over L; its velocity, over `4 sqrt(T)`.
+    Observation `[7]`, in [-1, 1]: the share of the time that is over; how far the trap is, over 2 L; its stiffness on a
+    logarithmic scale, as the action that sets it; the particle's distance from the trap along x and y, over L; its
+    velocity, over `4 sqrt(T)`.
 
     Action `[2]`: the velocity of the trap along x, in units of `speed`; the stiffness that it has in this step,
     `stiffness stiffness_range^a`. At the end of the last step it jumps to L and to its nominal stiffness.
@@ -101,7 +102,7 @@ class LJDrag(LJFluid[DragState, DragParams]):
         fluid = self.fluid(key, params)
         spread = jnp.sqrt(params.temperature) / jnp.sqrt(params.stiffness)
         trap = fluid["positions"][0] + spread * jax.random.normal(draw, (2,))
-        return DragState(**fluid, trap=trap, travelled=jnp.zeros_like(spread), stiffness=params.stiffness)  # pyright: ignore[reportArgumentType]
+        return DragState(**fluid, trap=trap, travelled=jnp.zeros_like(spread), stiffness=params.stiffness)
 
     def advance(self, key: jax.Array, state: DragState, action: jax.Array, params: DragParams) -> Transition[DragState]:
         fluid, bath = interaction(params), langevin(params, params.temperature)
@@ -196,16 +197,16 @@ class LJDrag(LJFluid[DragState, DragParams]):
         L, k, T = (float(x) for x in (params.distance, state.stiffness, params.temperature))
         side = min(float(np.min(sides)), 8.0)
         start = trap - np.array([float(state.travelled), 0.0])
-        canvas = Canvas(start + [0.5 * L - side / 2, -side / 2], side, period=sides)
+        canvas = Canvas(start + np.array([0.5 * L - side / 2, -side / 2]), side, period=sides)
         away = np.asarray(norm(space.displacement(state.positions, state.positions[0][None])))
         for place, distance in list(zip(np.asarray(state.positions), away, strict=True))[::-1]:
             color = "#ffb454" if distance == 0 else blend("#6fd3ff", 0.25 + 0.65 * np.exp(-((distance / 2.5) ** 2)))
             canvas.disc(place, 0.5, color)
-        for place, color in ((start + [L, 0.0], "#39415a"), (trap, "#fff1d6")):
+        for place, color in ((start + np.array([L, 0.0]), "#39415a"), (trap, "#fff1d6")):
             for energy in (1, 2, 4):  # contours of V, in units of T
                 canvas.ring(place, float(np.sqrt(2 * energy * T / k)), color, 3)
         canvas.caption(f"trap {float(state.travelled):.2f} of {L:g}   stiffness {k:.1f}   step {int(state.time)}")
         return canvas.image()
 
 
-FRICTION = 10.0  # of a particle in the liquid of the default parameters, unit energy time / length^2
+FRICTION = 13.0  # of a particle in the liquid of the default parameters, unit energy time / length^2

@@ -1,6 +1,7 @@
 """A two-dimensional Lennard-Jones fluid in a heat bath: what the tasks of `lj_fluid` have in common.
 
-n particles of diameter sigma, well depth epsilon and mass m, which are the units of length, energy and mass, interact by
+n particles of diameter sigma, well depth epsilon and mass m, which are the units of length, energy and mass, interact
+by
 
     u(r) = 4 (r^-12 - r^-6),  cut off with a continuous force at `cutoff`,
 
@@ -18,7 +19,7 @@ potential); the integrator: see `dmdenv.integrators.langevin`.
 import dataclasses
 import functools
 import math
-from typing import ClassVar, Generic, Literal, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import gymnasium
 import jax
@@ -122,7 +123,7 @@ class LJFluid(Env[S, P], Generic[S, P]):
         """The box at the density of the parameters."""
         return Periodic(jnp.asarray(box_shape(self.particles)) * jnp.sqrt(self.particles / params.density))
 
-    def fluid(self, key: jax.Array, params: P) -> dict[str, jax.Array | Pairs]:
+    def fluid(self, key: jax.Array, params: P) -> dict[str, Any]:
         """The fields of a `FluidState` at the start of an episode: a liquid in equilibrium, unlike any other."""
         draw, move, heat = jax.random.split(key, 3)
         n, (density, temperature) = self.particles, self._prepared
@@ -157,8 +158,8 @@ class LJFluid(Env[S, P], Generic[S, P]):
     def enlarged(self) -> Self:
         if not self._listed or self._template.is_complete:
             raise CapacityExceeded(
-                "lj_fluid: the cutoff is too long, and not the capacity too small; valid: up to half the shorter side of"
-                " the box, and with a neighbour list up to the cutoff at the reset"
+                "lj_fluid: the cutoff is too long, and not the capacity too small; valid: up to half the shorter side"
+                " of the box, and with a neighbour list up to the cutoff at the reset"
             )
         return dataclasses.replace(self, slack=2.0 * self.slack)
 
@@ -230,7 +231,7 @@ def liquids(particles: int, density: float, temperature: float) -> jax.Array:
         for key in jax.random.split(jax.random.key(particles), count)
     ]
     space = Periodic(jnp.asarray(box_shape(particles)) * math.sqrt(particles / density))
-    positions = jnp.stack([r / square.box for square, r in starts]) * space.box
+    positions = jnp.stack([r / square.box for square, r in starts]) * space.box[None, None, :]
     potential = lennard_jones(cutoff=float(FluidParams().cutoff), truncation="force_shifted")
     pairs = AllPairs()
     if particles > _ALL_PAIRS_UP_TO:

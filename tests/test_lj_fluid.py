@@ -47,18 +47,20 @@ def rollout_of(env):
 # --- physics inside equals the core's ---------------------------------------------------------------------------------
 
 
-def by_the_core(env, task, state, key, params):
-    """The same step, by the core alone: its potentials, its Langevin dynamics, its loop."""
+def by_the_core(env, task, params):
+    """The same system by the core alone: its space and potential, and its Langevin dynamics from a state with a key."""
     space = Periodic(jnp.asarray(box_shape(env.particles)) * np.sqrt(env.particles / float(params.density)))
-    potential = lennard_jones(cutoff=float(params.cutoff), truncation="force_shifted")
-    if task == "drag":
-        first = PerParticle(float(params.stiffness) * (jnp.arange(env.particles) == 0))
-        potential = potential + harmonic_trap(stiffness=first, center=state.trap)
+    fluid = lennard_jones(cutoff=float(params.cutoff), truncation="force_shifted")
+    first = PerParticle(float(params.stiffness) * (jnp.arange(env.particles) == 0)) if task == "drag" else None
     method = Langevin(dt=float(params.dt), temperature=float(params.temperature), friction=float(params.friction))
-    inside = method.init(potential, space, state.positions, velocities=state.velocities, key=key)
-    for _ in range(env.substeps):
-        inside = method.step(potential, inside)
-    return space, potential, inside
+
+    @jax.jit
+    def moved(state, key):
+        potential = fluid if first is None else fluid + harmonic_trap(stiffness=first, center=state.trap)
+        inside = method.init(potential, space, state.positions, velocities=state.velocities, key=key)
+        return jax.lax.scan(lambda s, _: (method.step(potential, s), None), inside, None, length=env.substeps)[0]
+
+    return space, fluid, moved
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -68,12 +70,13 @@ def test_a_step_without_action_is_the_langevin_dynamics_of_the_core(task, x64):
     _, state = env.reset(jax.random.key(0), params)
     key = jax.random.key(1)
     _, moved, _, _, _, info = env.step_env(key, state, jnp.zeros(env.action_shape), params)
-    space, potential, inside = by_the_core(env, task, state, key, params)
+    space, fluid, follow = by_the_core(env, task, params)
+    inside = follow(state, key)
     assert_allclose(moved.positions, inside.positions, atol=1e-12)
     assert_allclose(moved.velocities, inside.velocities, atol=1e-12)
     assert not np.allclose(moved.positions, state.positions)
     if task == "anneal":
-        energy = potential.energy(space, inside.positions, AllPairs()) / env.particles
+        energy = fluid.energy(space, inside.positions, AllPairs()) / env.particles
         assert_allclose(info["energy"], energy, rtol=1e-12)
         kinetic = float(inside.kinetic_energy) / env.particles
         assert_allclose(info["temperature"], kinetic, rtol=1e-12)
@@ -112,15 +115,15 @@ def test_motion_has_the_temperature_of_the_bath(task):
 
 def test_a_bath_that_is_cooled_follows_the_action_and_stays_in_its_range():
     env = small("anneal")
-    params = env.default_params.replace(rate=2.0)
+    params = env.default_params.replace(rate=10.0, max_steps=6)
     _, state = env.reset(jax.random.key(0), params)
-    keys = jax.random.split(jax.random.key(1), 40)
-    a = 0.5
-    _, (obs, _, _, info) = rollout_of(env)(state, jnp.full((40, 1), -a), keys, params)
-    expected = np.maximum(0.8 - a * 2.0 * 0.02 * np.arange(1, 41), 0.01)
+    keys = jax.random.split(jax.random.key(1), 6)
+    _, (obs, _, _, info) = rollout_of(env)(state, jnp.full((6, 1), -0.7), keys, params)
+    expected = np.maximum(0.8 - 0.7 * 10.0 * 0.02 * np.arange(1, 7), 0.01)
+    assert expected[-1] == 0.01
     assert_allclose(info["bath"], expected, rtol=1e-4)
     assert_allclose(obs[:, 1], 2 * (expected - 0.01) / 1.19 - 1, atol=1e-5)
-    _, (_, _, _, info) = rollout_of(env)(state, jnp.ones((40, 1)), keys, params)
+    _, (_, _, _, info) = rollout_of(env)(state, jnp.ones((6, 1)), keys, params)
     assert float(info["bath"][-1]) == pytest.approx(1.2)
 
 
@@ -140,7 +143,7 @@ def test_reset_gives_liquids_moved_and_reflected_at_random(task):
     known = [distances(r) for r in prepared]
     for r in states.positions:
         assert min(np.max(np.abs(distances(r) - k)) for k in known) < 1e-4
-        assert np.all((r >= 0) & (r < space.box))
+        assert np.all((r >= 0) & (np.asarray(r) < np.asarray(space.box)))
     assert np.std(np.asarray(states.positions)[:, 0], axis=0).min() > 1.0
     assert_allclose(np.var(states.velocities), params.temperature, rtol=0.2)
 
@@ -155,22 +158,21 @@ def test_a_box_in_which_no_crystal_fits_is_a_square():
     assert_allclose(box_shape(97), [1, 1])
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_lists_and_all_pairs_give_the_same_steps(task, x64):
-    """Neighbour lists are rebuilt on the way."""
-    params = small(task).default_params.replace(temperature=1.0, max_steps=100)
+@pytest.mark.parametrize("task", ["anneal", pytest.param("drag", marks=pytest.mark.slow)])
+def test_lists_and_all_pairs_give_the_same_steps(task):
+    """Neighbour lists are rebuilt on the way; rounding grows a little."""
+    params = small(task).default_params.replace(max_steps=100)
     ends = []
     for pairs in ("all", "list"):
         env = small(task, particles=56, substeps=10, pairs=pairs)
-        _, state = env.reset(jax.random.key(0), params)
+        _, start = env.reset(jax.random.key(0), params)
         actions = jax.random.uniform(jax.random.key(1), (12, *env.action_shape), minval=-1, maxval=1)
         keys = jax.random.split(jax.random.key(2), 12)
-        last, (obs, reward, _, info) = rollout_of(env)(state, actions, keys, params)
+        last, (obs, reward, _, info) = rollout_of(env)(start, actions, keys, params)
         assert not np.any(info["overflow"])
         ends.append((last.positions, obs, reward))
-        start = state
     assert np.any(np.asarray(last.pairs.positions) != np.asarray(start.pairs.positions))
-    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-8), *ends)
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-3), *ends)
 
 
 # --- rewards ----------------------------------------------------------------------------------------------------------
@@ -281,8 +283,9 @@ def test_the_gradient_of_a_32_step_return_agrees_with_central_differences(task, 
     gradient = jax.jit(jax.grad(total))(point)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient))
     for seed in range(3):
-        draws = iter(jax.random.split(jax.random.key(seed), 20))
-        direction = jax.tree.map(lambda x: jax.random.normal(next(draws), x.shape), point)
+        leaves, structure = jax.tree.flatten(point)
+        draws = jax.random.split(jax.random.key(seed), len(leaves))
+        direction = structure.unflatten([jax.random.normal(k, x.shape) for k, x in zip(draws, leaves, strict=True)])
         along = sum(float(jnp.vdot(g, d)) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
         assert_allclose(along, central_difference(total, point, direction, 1e-7), rtol=1e-5)
 
@@ -299,14 +302,14 @@ def cooled():
     @jax.jit
     def score(start, end, key):
         policy = env.following(lambda s: start * (1.0 - s / end), params)
-        found = evaluate(env, policy, key, episodes=96, steps=128)
+        found = evaluate(env, policy, key, episodes=64, steps=128)
         return found.returns, found.metrics["order"][:, -1], found.metrics["global_order"][:, -1]
 
     return score
 
 
 def test_better_cooling_gives_more_order():
-    """A liquid that is quenched, one that is annealed, one that stays hot: the same 96 of each."""
+    """A liquid that is quenched, one that is annealed, one that stays hot: the same 64 of each."""
     key = jax.random.key(0)
     quenched, annealed, hot = (
         [np.asarray(x) for x in cooled()(*how, key)] for how in ((0.0, 1.0), (0.8, 0.5), (0.8, 1e6))
@@ -349,10 +352,24 @@ def test_every_informed_cooling_beats_a_quench_and_chance():
 
 
 def test_informed_protocols_do_much_less_work_than_chance_and_doing_nothing():
-    env = dmdenv.make_env("lj_fluid", task="drag")
-    found = scores(env, ("linear", "zero", "random"), 32, jax.random.key(0))
-    assert found["linear"].mean() > found["zero"].mean() + 8
-    assert found["zero"].mean() > found["random"].mean()
+    env = dmdenv.make_env("lj_fluid", task="drag", particles=56)
+    params = env.default_params
+    speed = params.distance / (32 * env.substeps * params.dt) / params.speed
+    ramp = jnp.tile(jnp.stack([speed, jnp.zeros(())]), (24, 32, 1))
+
+    @jax.jit
+    @jax.vmap
+    def work(key, actions):
+        reset_key, key = jax.random.split(key)
+        _, state = env.reset(reset_key, params)
+        return -jnp.sum(rollout_of(env)(state, actions, jax.random.split(key, 32), params)[1][1])
+
+    chance = jax.random.uniform(jax.random.key(1), ramp.shape, minval=-1, maxval=1)
+    keys = jax.random.split(jax.random.key(0), 24)
+    linear, zero, random = (np.mean(work(keys, actions)) for actions in (ramp, jnp.zeros_like(ramp), chance))
+    assert linear < 10
+    assert zero > linear + 8
+    assert random > linear + 8
 
 
 @pytest.mark.slow
@@ -365,7 +382,7 @@ def test_jumps_do_less_work_than_a_uniform_ramp():
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("substeps, steps", [(2, 300), pytest.param(20, 10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("substeps", "steps"), [(2, 300), pytest.param(20, 10_000, marks=pytest.mark.slow)])
 def test_random_actions_leave_all_finite_and_in_space(task, substeps, steps):
     env = small(task, substeps=substeps)
     params = env.default_params
@@ -389,7 +406,7 @@ def test_random_actions_leave_all_finite_and_in_space(task, substeps, steps):
     assert np.all(np.isfinite(seen)) and np.max(seen[:, 0]) <= 1.0
 
 
-def test_a_list_that_is_too_small_is_flagged_and_grows(x64):
+def test_a_list_that_is_too_small_is_flagged_and_grows():
     env = small("anneal", particles=56, pairs="list", slack=1.0)
     dense = env.default_params.replace(density=1.1, dt=1e-4)
     _, state = env.reset(jax.random.key(0), dense)
@@ -402,7 +419,7 @@ def test_a_list_that_is_too_small_is_flagged_and_grows(x64):
     everybody = state.replace(pairs=AllPairs(), overflow=jnp.asarray(False))
     action, key = jnp.ones(1), jax.random.key(1)
     by_list = larger.step_env(key, adopted, action, dense)[1]
-    assert_allclose(by_list.positions, complete.step_env(key, everybody, action, dense)[1].positions, atol=1e-9)
+    assert_allclose(by_list.positions, complete.step_env(key, everybody, action, dense)[1].positions, atol=1e-5)
 
 
 def test_growth_ends_where_it_would_change_nothing():
