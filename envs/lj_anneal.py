@@ -17,6 +17,7 @@ References: Kirkpatrick, Gelatt and Vecchi, Science 220, 671 (1983) (annealing);
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -170,7 +171,7 @@ class LJAnneal(LJFluid[AnnealState, AnnealParams]):
             "exponential": self.following(lambda s: T * jnp.exp(-s / 0.15), params),
         }
 
-    def following(self, schedule, params: AnnealParams) -> Baseline:
+    def following(self, schedule: Callable[[jax.Array], jax.Array], params: AnnealParams) -> Baseline:
         """The policy that follows a schedule: a temperature of the bath for each share of the time, unit energy."""
         low, high = params.temperature_min, params.temperature_max
         longest = params.rate * params.dt * self.substeps

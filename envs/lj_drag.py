@@ -22,6 +22,7 @@ and dynamics; Schmiedl and Seifert, Phys. Rev. Lett. 98, 108301 (2007), eqs. 9 t
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import ClassVar
 
 import jax
@@ -168,21 +169,32 @@ class LJDrag(LJFluid[DragState, DragParams]):
         """Protocols with the nominal stiffness.
 
         `linear`: a uniform ramp. `jumps`: the best protocol for an ordinary friction of `FRICTION`, a jump (as fast as
-        the trap can) at the beginning, a uniform motion, and a jump at the end.
+        the trap can) at the beginning, a uniform motion, and a jump at the end. `feedback`: begins this protocol anew
+        in every step, from where the particle is and for the time that is left; so it moves ahead when the particle
+        does, and gains from fluctuations, which no protocol without sight of the particle can.
         """
         params = self.default_params if params is None else params
         z = params.stiffness * params.max_steps * self.substeps * params.dt / FRICTION
+
+        def anew(observation: jax.Array) -> jax.Array:
+            particle = 2.0 * observation[1] + observation[3]
+            return particle + (1.0 - particle) / (2.0 + z * (1.0 - observation[0]))
+
+        def share(observation: jax.Array) -> jax.Array:
+            return observation[0] + 1.0 / params.max_steps  # of the time, at the end of the step
+
         return {
-            "linear": self.following(lambda s: s, params),
-            "jumps": self.following(lambda s: (1.0 + z * s) / (2.0 + z), params),
+            "linear": self.towards(share, params),
+            "jumps": self.towards(lambda observation: (1.0 + z * share(observation)) / (2.0 + z), params),
+            "feedback": self.towards(anew, params),
         }
 
-    def following(self, schedule, params: DragParams) -> Baseline:
-        """The policy that follows a schedule: the place of the trap, over L, for each share of the time."""
+    def towards(self, place: Callable[[jax.Array], jax.Array], params: DragParams) -> Baseline:
+        """The policy that moves the trap, as fast as it can, to a place over L that depends on the observation."""
         longest = params.speed * params.dt * self.substeps
 
         def policy(key: jax.Array, observation: jax.Array) -> jax.Array:
-            to_go = schedule(observation[0] + 1.0 / params.max_steps) - 2.0 * observation[1]
+            to_go = place(observation) - 2.0 * observation[1]
             return jnp.stack([jnp.clip(params.distance * to_go / longest, -1.0, 1.0), jnp.zeros_like(to_go)])
 
         return policy

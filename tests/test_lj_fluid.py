@@ -373,9 +373,11 @@ def test_informed_protocols_do_much_less_work_than_chance_and_doing_nothing():
 
 
 @pytest.mark.slow
-def test_jumps_do_less_work_than_a_uniform_ramp():
-    found = scores(dmdenv.make_env("lj_fluid", task="drag"), ("linear", "jumps"), 1024, jax.random.key(0))
+def test_jumps_do_less_work_than_a_uniform_ramp_and_feedback_does_still_less():
+    env = dmdenv.make_env("lj_fluid", task="drag")
+    found = scores(env, ("linear", "jumps", "feedback"), 1024, jax.random.key(0))
     assert mean_difference(found["jumps"], found["linear"]) > 3
+    assert mean_difference(found["feedback"], found["jumps"]) > 3
 
 
 # --- endurance, capacities, bad input ---------------------------------------------------------------------------------
