@@ -87,7 +87,7 @@ def test_a_step_without_action_is_the_langevin_dynamics_of_the_core(task, x64):
         assert_allclose(info["work"], 0.0, atol=1e-14)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [pytest.param("anneal", marks=pytest.mark.slow), "drag"])
 def test_motion_has_the_temperature_of_the_bath(task):
     """Over 64 liquids and 50 steps; in the harmonic trap also the particle's distance from its centre."""
     env = small(task, substeps=10)
@@ -127,7 +127,7 @@ def test_a_bath_that_is_cooled_follows_the_action_and_stays_in_its_range():
     assert float(info["bath"][-1]) == pytest.approx(1.2)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["anneal", pytest.param("drag", marks=pytest.mark.slow)])
 def test_reset_gives_liquids_moved_and_reflected_at_random(task):
     """Each is a member of the pool: the distances within it are those of one, up to the symmetries of the box."""
     env = small(task)
@@ -164,7 +164,7 @@ def test_lists_and_all_pairs_give_the_same_steps(task):
     params = small(task).default_params.replace(max_steps=100)
     ends = []
     for pairs in ("all", "list"):
-        env = small(task, particles=56, substeps=10, pairs=pairs)
+        env = small(task, substeps=10, pairs=pairs)
         _, start = env.reset(jax.random.key(0), params)
         actions = jax.random.uniform(jax.random.key(1), (12, *env.action_shape), minval=-1, maxval=1)
         keys = jax.random.split(jax.random.key(2), 12)
@@ -352,7 +352,7 @@ def test_every_informed_cooling_beats_a_quench_and_chance():
 
 
 def test_informed_protocols_do_much_less_work_than_chance_and_doing_nothing():
-    env = dmdenv.make_env("lj_fluid", task="drag", particles=56)
+    env = small("drag", substeps=20)
     params = env.default_params
     speed = params.distance / (32 * env.substeps * params.dt) / params.speed
     ramp = jnp.tile(jnp.stack([speed, jnp.zeros(())]), (24, 32, 1))
@@ -409,7 +409,7 @@ def test_random_actions_leave_all_finite_and_in_space(task, substeps, steps):
 
 
 def test_a_list_that_is_too_small_is_flagged_and_grows():
-    env = small("anneal", particles=56, pairs="list", slack=1.0)
+    env = small("anneal", pairs="list", slack=1.0)
     dense = env.default_params.replace(density=1.1, dt=1e-4)
     _, state = env.reset(jax.random.key(0), dense)
     assert bool(state.overflow)
@@ -417,7 +417,7 @@ def test_a_list_that_is_too_small_is_flagged_and_grows():
     assert larger.slack == 2.0
     adopted = larger.adopt(state)
     assert not bool(adopted.overflow)
-    complete = small("anneal", particles=56, pairs="all")
+    complete = small("anneal", pairs="all")
     everybody = state.replace(pairs=AllPairs(), overflow=jnp.asarray(False))
     action, key = jnp.ones(1), jax.random.key(1)
     by_list = larger.step_env(key, adopted, action, dense)[1]
