@@ -36,7 +36,8 @@ from dmdenv.potentials import Potential, lennard_jones
 from dmdenv.pytree import pytree
 from dmdenv.space import Periodic
 
-_ALL_PAIRS_UP_TO = 128  # particles; on a CPU the list is as fast at 100 and twice as fast at 144
+# on a CPU the list is faster from about 100 particles on; up to a few more, all pairs cannot overflow
+_ALL_PAIRS_UP_TO = 128
 _POOL = 32  # members, of up to 100 particles; fewer larger ones
 _SKIN = 0.4  # how much farther than the cutoff a neighbour list reaches, unit length
 
@@ -224,6 +225,9 @@ def liquids(particles: int, density: float, temperature: float) -> jax.Array:
     """A pool of configurations in equilibrium, `[count, n, 2]`, coordinates as fractions of the box.
 
     Random arrangements, which short steps and then long ones bring into equilibrium with the bath.
+
+    Raises:
+        CapacityExceeded: when a liquid is so uneven that its neighbour list overflows.
     """
     count = max(4, min(_POOL, 100 * _POOL // particles))
     starts = [
@@ -245,6 +249,9 @@ def liquids(particles: int, density: float, temperature: float) -> jax.Array:
         method = Langevin(dt=0.002, temperature=temperature, friction=1.0)
         state = method.init(potential, space, positions, pairs=pairs, key=key)
         state, _ = lax.scan(lambda state, dt: (method.replace(dt=dt).step(potential, state), None), state, dts)
-        return space.fractional(space.wrap(state.positions))
+        return space.fractional(space.wrap(state.positions)), state.overflow
 
-    return relaxed(positions, jax.random.split(jax.random.key(particles + 1), count))
+    fractions, overflow = relaxed(positions, jax.random.split(jax.random.key(particles + 1), count))
+    if np.any(overflow):
+        raise CapacityExceeded("lj_fluid: the neighbour list with which the pool is prepared is too small")
+    return fractions

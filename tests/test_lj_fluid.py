@@ -148,6 +148,17 @@ def test_reset_gives_liquids_moved_and_reflected_at_random(task):
     assert_allclose(np.var(states.velocities), params.temperature, rtol=0.2)
 
 
+@pytest.mark.slow
+def test_liquids_are_in_equilibrium_at_the_reset():
+    """Without action their mean energy stays where it is, but for the noise of a pool of 32."""
+    env = dmdenv.make_env("lj_fluid")
+    found = jax.jit(lambda key: evaluate(env, zero_policy(env), key, episodes=64, steps=64))(jax.random.key(0))
+    energy = np.asarray(found.metrics["energy"])
+    first, last = energy[:, 0], energy[:, 32:].mean(axis=1)
+    assert abs(first.mean() - last.mean()) < 4 * first.std() / np.sqrt(32)
+    assert first.std() < 0.15  # the pool's members differ by what fluctuates, not by how they were made
+
+
 @pytest.mark.parametrize(("n", "cells"), [(100, (10, 5)), (30, (5, 3)), (56, (7, 4))])
 def test_the_crystal_fits_into_the_box(n, cells):
     space, _ = triangular(cells, density=1.0)
