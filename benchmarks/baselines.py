@@ -20,19 +20,7 @@ import dmdenv
 from benchmarks import harness
 from dmdenv.agents.evaluate import Evaluation, evaluate, random_policy, zero_policy
 
-# what is listed: an environment with its static configuration
-CASES: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("flocking", {}),
-    ("flocking", {"task": "shepherd"}),
-    ("flocking", {"task": "evade"}),
-    ("soft_sphere_packing", {}),
-    ("soft_sphere_packing", {"task": "design"}),
-    ("bonded_chain", {"task": "reach"}),
-    ("bonded_chain", {"task": "swim"}),
-    ("bonded_chain", {"task": "fold"}),
-    ("flocking", {}),
-    ("trap_drag", {}),
-)
+CASES = tuple((id, {"task": task}) for id in dmdenv.registered_envs() for task in dmdenv.registered_tasks(id))
 LAST = 64  # steps over which metrics are averaged
 
 

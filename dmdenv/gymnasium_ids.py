@@ -15,6 +15,8 @@ IDS: dict[str, dict[str, str]] = {
     "dmdenv/Flocking-v0": {"id": "flocking", "task": "align"},
     "dmdenv/FlockingShepherd-v0": {"id": "flocking", "task": "shepherd"},
     "dmdenv/FlockingEvade-v0": {"id": "flocking", "task": "evade"},
+    "dmdenv/LJFluid-v0": {"id": "lj_fluid", "task": "anneal"},
+    "dmdenv/LJFluidDrag-v0": {"id": "lj_fluid", "task": "drag"},
     "dmdenv/SoftSpherePacking-v0": {"id": "soft_sphere_packing", "task": "compress"},
     "dmdenv/SoftSpherePackingDesign-v0": {"id": "soft_sphere_packing", "task": "design"},
     "dmdenv/TrapDrag-v0": {"id": "trap_drag", "task": "drag"},

@@ -19,6 +19,10 @@ _ENVS: dict[str, dict[str, str]] = {
         "shepherd": "dmdenv.envs.shepherd:Shepherd",
         "evade": "dmdenv.envs.evade:Evade",
     },
+    "lj_fluid": {
+        "anneal": "dmdenv.envs.lj_anneal:LJAnneal",
+        "drag": "dmdenv.envs.lj_drag:LJDrag",
+    },
     "soft_sphere_packing": {
         "compress": "dmdenv.envs.packing_compress:PackingCompress",
         "design": "dmdenv.envs.packing_design:PackingDesign",

@@ -21,7 +21,8 @@ class Canvas:
     Args:
         corner: lower left corner, `[2]`, unit length.
         side: side of the square, unit length.
-        period: period along both axes, unit length; what crosses an edge is drawn at the other one too.
+        period: period along both axes, or one for each, unit length; what crosses an edge is drawn at the other one
+            too.
         pixels: side of the picture.
         grid: spacing of lines at rest in the plane, unit length, so that they move when the piece does; None for
             eighths of the picture.
@@ -32,7 +33,7 @@ class Canvas:
         corner: np.ndarray,
         side: float,
         *,
-        period: float | None = None,
+        period: float | np.ndarray | None = None,
         pixels: int = 640,
         grid: float | None = None,
     ):
@@ -118,9 +119,10 @@ class Canvas:
 
     def ring(self, center: np.ndarray, radius: float, color: Color, width: int = 2) -> None:
         """A circle around `center` `[2]`, its line `width` pixels wide."""
-        x, y = self._pixel(np.asarray(center, float))
-        r = radius * self.scale
-        self.draw.ellipse([x - r, y - r, x + r, y + r], outline=color, width=width * _OVERSAMPLING)
+        for image in self._images(np.asarray(center, float), radius):
+            x, y = self._pixel(image)
+            r = radius * self.scale
+            self.draw.ellipse([x - r, y - r, x + r, y + r], outline=color, width=width * _OVERSAMPLING)
 
     def trail(self, points: np.ndarray, color: Color, width: int = 3) -> None:
         """A line through points `[m, 2]`, `width` pixels wide, that fades towards the first of them."""
@@ -137,7 +139,9 @@ class Canvas:
         picture = self.picture.resize((self.pixels, self.pixels), Image.Resampling.BOX)
         draw = ImageDraw.Draw(picture)
         for line, text in enumerate(self.captions):
-            draw.text((14, 12 + 22 * line), text, fill=_TEXT, font=ImageFont.load_default(16))
+            draw.text(
+                (14, 12 + 22 * line), text, _TEXT, ImageFont.load_default(16), stroke_width=3, stroke_fill=_BACKGROUND
+            )
         return np.asarray(picture)
 
     def _pixel(self, point: np.ndarray) -> tuple[float, float]:

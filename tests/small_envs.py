@@ -9,6 +9,8 @@ SMALL = {
     ("flocking", "align"): {"boids": 5},
     ("flocking", "shepherd"): {"boids": 5, "nearest": 2},
     ("flocking", "evade"): {"boids": 5},
+    ("lj_fluid", "anneal"): {"particles": 30, "substeps": 2},
+    ("lj_fluid", "drag"): {"particles": 30, "substeps": 2},
     ("soft_sphere_packing", "compress"): {"particles": 10, "relaxation_steps": 4},
     ("soft_sphere_packing", "design"): {"particles": 10, "relaxation_steps": 500},
     ("trap_drag", "drag"): {"particles": 16},
