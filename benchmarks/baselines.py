@@ -76,14 +76,7 @@ def scores(id: str, config: dict[str, Any], episodes: int) -> list[dict[str, Any
 
 def cells(row: dict[str, Any]) -> list[str]:
     metrics = ", ".join(f"{name} {mean:.3g}" for name, (mean, _) in row["metrics"].items())
-    name = f"{row['env']} {row.get('task', '')}".strip()
-    return [name, row["policy"], f"{row['return']:.4g} ± {row['standard_error']:.2g}", metrics]
-    return [
-        " ".join(filter(None, (row["env"], row.get("task")))),
-        row["policy"],
-        f"{row['return']:.4g} ± {row['standard_error']:.2g}",
-        metrics,
-    ]
+    return [f"{row['env']} {row['task']}", row["policy"], f"{row['return']:.4g} ± {row['standard_error']:.2g}", metrics]
 
 
 def main(options: Options) -> None:

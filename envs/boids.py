@@ -147,6 +147,16 @@ def cross(a: jax.Array, b: jax.Array) -> jax.Array:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
+def dot(a: jax.Array, b: jax.Array) -> jax.Array:
+    """a_x b_x + a_y b_y of vectors `[..., 2]`. Written out: a CPU's compiler vectorises no sum within a longer loop."""
+    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1]
+
+
+def _power(base: jax.Array, exponent: jax.Array) -> jax.Array:
+    """`base^exponent` of a base above 0; a vectorised logarithm and exponential, which a CPU's power is not."""
+    return jnp.exp(exponent * jnp.log(base))
+
+
 def _view_cosines(params: BoidParams) -> tuple[jax.Array, jax.Array]:
     """The cosines of the field of view's ends, with a margin for rounding, so that both ends are included."""
     rounding = 1e-6
@@ -183,16 +193,18 @@ def boid_rules(
         d = space.displacement(j["r"], i["r"])
         r = norm(d)
         e = d / jnp.where(r > 0, r, 1.0)
-        seen = in_view(jnp.sum(e * i["u"]))
-        sees = in_view(-jnp.sum(e * j["u"]))
-        sine, cosine = cross(i["u"], j["u"]), jnp.sum(i["u"] * j["u"])
-        aligning = both & (r < D) & (J > 0)
-        w = jnp.where(aligning, 1 - r / D, 1.0)
+        seen = in_view(dot(e, i["u"]))
+        sees = in_view(-dot(e, j["u"]))
+        sine, cosine = cross(i["u"], j["u"]), dot(i["u"], j["u"])
+        w = 1 - r / D
+        aligning = both & (w > 0) & (J > 0)
+        w = jnp.where(aligning, w, 1.0)
         mutual = jnp.where(seen, 1.0, 0.0) + jnp.where(sees, 1.0, 0.0)
-        torque = jnp.where(aligning, J / alpha * mutual * w**alpha * (1 - cosine) * sine, 0.0)
-        near = both & (r < params.avoidance_range)
-        w = jnp.where(near, 1 - r / params.avoidance_range, 1.0)
-        push = jnp.where(near, params.avoidance / params.avoidance_range * w ** (alpha - 1), 0.0)
+        torque = jnp.where(aligning, J / alpha * mutual * _power(w, alpha) * (1 - cosine) * sine, 0.0)
+        w = 1 - r / params.avoidance_range
+        near = both & (w > 0)
+        w = jnp.where(near, w, 1.0)
+        push = jnp.where(near, params.avoidance / params.avoidance_range * _power(w, alpha - 1), 0.0)
         kin = both & seen & (r < params.cohesion_range)
         touching = both & (r < params.collision_range)
         return {
