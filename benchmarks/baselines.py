@@ -82,7 +82,8 @@ def scores(id: str, config: dict[str, Any], episodes: int) -> list[dict[str, Any
 
 def cells(row: dict[str, Any]) -> list[str]:
     metrics = ", ".join(f"{name} {mean:.3g}" for name, (mean, _) in row["metrics"].items())
-    return [row["env"], row["policy"], f"{row['return']:.4g} ± {row['standard_error']:.2g}", metrics]
+    name = f"{row['env']} {row.get('task', '')}".strip()
+    return [name, row["policy"], f"{row['return']:.4g} ± {row['standard_error']:.2g}", metrics]
 
 
 def main(options: Options) -> None:
