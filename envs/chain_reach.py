@@ -34,7 +34,6 @@ _POOL = 32
 class ChainReachParams(chain.JointedParams):
     """Lengths in units of a bond at rest, masses in that of a bead."""
 
-    max_steps: jax.Array = parameter(default=256, unit="steps", low=1, doc="length of an episode")
     anchor_stiffness: jax.Array = parameter(
         default=400.0, unit="energy/length^2", low=1e-6, doc="k_a of the springs at the first two beads"
     )
