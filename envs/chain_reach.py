@@ -43,7 +43,7 @@ class ChainReachParams(chain.JointedParams):
     sector: jax.Array = parameter(default=1.5, unit="angle", low=0, high=np.pi, doc="largest direction of a target")
     target_rate: jax.Array = parameter(default=0.15, unit="angle/time", low=0, doc="largest w of a target's motion")
     interval: jax.Array = parameter(
-        default=64, unit="steps", low=1, doc="steps from one jump of the target to the next"
+        default=64.0, unit="steps", low=1, doc="steps from one jump of the target to the next"
     )
     distance_weight: jax.Array = parameter(
         default=0.1, unit="reward/length", low=0, doc="cost of a distance of 1 from the target in a step"
