@@ -32,6 +32,7 @@ ACROSS = np.array([[0.0, 1.0], [-1.0, 0.0]])  # r @ ACROSS is r turned by a quar
 class JointedParams(Params):
     """Parameters of a jointed chain in its fluid. Lengths in units of a bond at rest, masses in that of a bead."""
 
+    max_steps: jax.Array = parameter(default=256, unit="steps", low=1, doc="length of an episode")
     period: jax.Array = parameter(default=0.1, unit="time", low=1e-6, doc="time of a step of control")
     bond_stiffness: jax.Array = parameter(default=400.0, unit="energy/length^2", low=1e-6, doc="k_b of a bond")
     joint_stiffness: jax.Array = parameter(default=200.0, unit="energy", low=0, doc="k_j of a joint")

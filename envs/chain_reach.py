@@ -34,7 +34,6 @@ _POOL = 32
 class ChainReachParams(chain.JointedParams):
     """Lengths in units of a bond at rest, masses in that of a bead."""
 
-    max_steps: jax.Array = parameter(default=256, unit="steps", low=1, doc="length of an episode")
     anchor_stiffness: jax.Array = parameter(
         default=400.0, unit="energy/length^2", low=1e-6, doc="k_a of the springs at the first two beads"
     )
@@ -44,7 +43,7 @@ class ChainReachParams(chain.JointedParams):
     sector: jax.Array = parameter(default=1.5, unit="angle", low=0, high=np.pi, doc="largest direction of a target")
     target_rate: jax.Array = parameter(default=0.15, unit="angle/time", low=0, doc="largest w of a target's motion")
     interval: jax.Array = parameter(
-        default=64, unit="steps", low=1, doc="steps from one jump of the target to the next"
+        default=64.0, unit="steps", low=1, doc="steps from one jump of the target to the next"
     )
     distance_weight: jax.Array = parameter(
         default=0.1, unit="reward/length", low=0, doc="cost of a distance of 1 from the target in a step"

@@ -35,7 +35,6 @@ _POOL = 32
 class ChainSwimParams(chain.JointedParams):
     """Lengths in units of a bond at rest, masses in that of a bead."""
 
-    max_steps: jax.Array = parameter(default=256, unit="steps", low=1, doc="length of an episode")
     period: jax.Array = parameter(default=0.25, unit="time", low=1e-6, doc="time of a step of control")
     bond_stiffness: jax.Array = parameter(default=50.0, unit="energy/length^2", low=1e-6, doc="k_b of a bond")
     joint_stiffness: jax.Array = parameter(default=10.0, unit="energy", low=0, doc="k_j of a joint")

@@ -469,7 +469,7 @@ def shape(seed: int) -> jax.Array:
 def test_superposition_is_the_best_rotation_and_shift():
     """Against the singular value decomposition (Kabsch), and blind to where the reference lies."""
     w, z = shape(0), shape(1)
-    a, b = (np.asarray(x - x.mean(axis=0)) for x in (w, z))
+    a, b = (x - x.mean(axis=0) for x in (np.asarray(w), np.asarray(z)))
     u, s, vt = np.linalg.svd(a.T @ b)
     sign = np.sign(np.linalg.det(u @ vt))
     expected = np.sqrt((np.sum(a**2) + np.sum(b**2) - 2 * (s[0] + sign * s[1])) / 7)
