@@ -239,7 +239,8 @@ def test_the_gradient_of_a_32_step_return_agrees_with_central_differences(pairs,
     Smooth as long as nobody is caught or comes into view just there; a boid is lost from the start.
     """
     env = make(boids=8, nearest=3, obstacles=2, pairs=pairs)
-    params = env.default_params.replace(alignment=0.3, cohesion=0.2, flight=1.0, start_distance=6.0)
+    rules = {"alignment": 0.3, "cohesion": 0.2, "flight": 1.0, "collision_range": 1.0}
+    params = env.default_params.replace(**rules, start_distance=6.0, start_radius=1.8)  # all rules at work
 
     point = {
         "actions": 0.5 * jnp.sin(jnp.arange(32.0)[:, None] + 2.0 * jnp.arange(8.0)[None, :]),

@@ -197,7 +197,7 @@ def test_the_gradient_of_a_32_step_return_agrees_with_central_differences(pairs,
     Smooth as long as nobody comes into or out of the cohesion range or changes its rank in an observation just there.
     """
     env = make(boids=8, herders=2, nearest=3, pairs=pairs)
-    params = env.default_params.replace(alignment=0.3, start_distance=9.0)
+    params = env.default_params.replace(alignment=0.3, start_distance=9.0, start_radius=2.0)
 
     t = jnp.arange(32.0)
     actions = 0.6 * jnp.stack([jnp.cos(t / 5), jnp.sin(t / 7)], -1)
