@@ -72,6 +72,15 @@ class LJAnneal(LJFluid[AnnealState, AnnealParams]):
 
     Metrics in `info`: `order` (the mean of |psi|), `global_order` (|mean psi|), `bath` and `temperature` (of the
     motion), `energy` (potential, a particle).
+
+    Args:
+        particles: number n of particles.
+        substeps: time steps of the dynamics in a step of the environment.
+        pairs: "all" pairs, a neighbour "list", or "auto": by the number of particles.
+        slack: capacity of the neighbour list over what the liquid needs; `enlarged` doubles it.
+
+    Raises:
+        ValueError: for a value out of range; the message names the field and what is valid.
     """
 
     task: str = task_field("anneal")

@@ -81,6 +81,15 @@ class LJDrag(LJFluid[DragState, DragParams]):
     An episode terminates after `max_steps`: the time is a part of the task, so nothing comes after it.
 
     Metrics in `info`: `work`, `lag` (how far the particle is behind the trap, along x), `stiffness`.
+
+    Args:
+        particles: number n of particles.
+        substeps: time steps of the dynamics in a step of the environment.
+        pairs: "all" pairs, a neighbour "list", or "auto": by the number of particles.
+        slack: capacity of the neighbour list over what the liquid needs; `enlarged` doubles it.
+
+    Raises:
+        ValueError: for a value out of range; the message names the field and what is valid.
     """
 
     task: str = task_field("drag")

@@ -72,14 +72,7 @@ P = TypeVar("P", bound=FluidParams)
 class LJFluid(Env[S, P], Generic[S, P]):
     """Base of the tasks: the box, the neighbours, the bath and the initial liquid.
 
-    Args:
-        particles: number n of particles.
-        substeps: time steps of the dynamics in a step of the environment.
-        pairs: "all" pairs, a neighbour "list", or "auto": by the number of particles.
-        slack: capacity of the neighbour list over what the liquid needs; `enlarged` doubles it.
-
-    Raises:
-        ValueError: for a value out of range; the message names the field and what is valid.
+    Each task's class describes the fields.
     """
 
     task: str = task_field("")
