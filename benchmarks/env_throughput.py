@@ -1,10 +1,12 @@
 """Environment steps per second, forward and with gradient, over batch sizes and sizes of the system.
 
-    python -m benchmarks.env_throughput [--quick] [--json PATH] [--crossover | --adapter]
+    python -m benchmarks.env_throughput [--quick] [--json PATH] [--tasks | --crossover | --adapter]
 
 One step is `jax.vmap(env.step)` on random actions, auto-reset included, in float32 on one core. The gradient is that
 of the summed rewards of 8 steps with respect to the actions; its time is given for one of the 8 steps. What would not
 fit into memory is left out and named. Before anything is timed, a batch is checked against one instance alone.
+
+It is `flocking`, from few to many boids; with `--tasks` every environment and task as it is by default.
 
 With `--crossover` it compares all pairs with the neighbour list instead: the number of boids from which the list wins
 is what the environment switches at.
@@ -34,6 +36,7 @@ from dmdenv.envs.gymnasium_adapter import GymnasiumVectorEnv
 
 BATCHES = (1, 16, 256, 4096, 16_384)
 BOIDS = (8, 32, 128, 512)
+TASK_BATCHES = (1, 64, 1024, 4096)
 GRADIENT_STEPS = 8
 CROSSOVER_BOIDS = (64, 128, 256)
 CROSSOVER_BATCH = 64
@@ -122,7 +125,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         return form.format(row[name]) if name in row else "-"
 
     return [
-        f"{row['env']} {', '.join(f'{k}={row[k]}' for k in ('boids', 'pairs') if k in row)}",
+        f"{row['env']} {', '.join(f'{k}={row[k]}' for k in ('task', 'boids', 'pairs') if k in row)}",
         str(row["batch"]),
         number("env_steps_per_second", "{:,.0f}"),
         number("agent_steps_per_second", "{:,.0f}"),
@@ -219,6 +222,7 @@ class Options:
     """Environment steps per second over batch sizes and sizes of the system, with compile times."""
 
     quick: Annotated[bool, tyro.conf.arg(help="two small sizes, 3 rounds: shows that it runs")] = False
+    tasks: Annotated[bool, tyro.conf.arg(help="every environment and task instead of sizes of flocking")] = False
     crossover: Annotated[bool, tyro.conf.arg(help="compare all pairs with the neighbour list instead")] = False
     adapter: Annotated[bool, tyro.conf.arg(help="measure what the adapters cost over the raw step instead")] = False
     json: Annotated[
@@ -228,21 +232,30 @@ class Options:
     rounds: Annotated[int, tyro.conf.arg(help="how often each program is timed")] = 7
 
 
-def cases(options: Options) -> list[tuple[dict[str, Any], int]]:
-    """Configurations and batch sizes."""
+def cases(options: Options) -> list[tuple[str, dict[str, Any], int]]:
+    """Environments, configurations and batch sizes."""
+    if options.tasks:
+        ids = ("trap_drag",) if options.quick else dmdenv.registered_envs()
+        tasks = [(id, {"task": task}) for id in ids for task in dmdenv.registered_tasks(id)]
+        return [(*task, batch) for task in tasks for batch in (TASK_BATCHES[:2] if options.quick else TASK_BATCHES)]
     if options.crossover:
         sizes = (32, 64) if options.quick else CROSSOVER_BOIDS
-        return [({"boids": n, "pairs": pairs}, CROSSOVER_BATCH) for n in sizes for pairs in ("all", "list")]
-    if options.quick:
-        return [({"boids": 8}, 1), ({"boids": 8}, 16)]
-    return [({"boids": n}, batch) for n in BOIDS for batch in BATCHES]
+        configs, batches = (
+            [{"boids": n, "pairs": pairs} for n in sizes for pairs in ("all", "list")],
+            (CROSSOVER_BATCH,),
+        )
+    elif options.quick:
+        configs, batches = [{"boids": 8}], BATCHES[:2]
+    else:
+        configs, batches = [{"boids": n} for n in BOIDS], BATCHES
+    return [("flocking", config, batch) for config in configs for batch in batches]
 
 
 def throughput(options: Options, rounds: int) -> tuple[list[dict[str, Any]], harness.Target]:
     """The rows of all cases, printed, and the target."""
     rows = []
-    for config, batch in cases(options):
-        rows.append(measure("flocking", config, batch, rounds))
+    for id, config, batch in cases(options):
+        rows.append(measure(id, config, batch, rounds))
         print(" | ".join(cells(rows[-1]) + rows[-1]["notes"]), flush=True)
     print()
     harness.print_table(HEADER, [cells(row) for row in rows])
@@ -260,7 +273,8 @@ def main(options: Options) -> None:
     print(f"a batch differs from one instance alone by at most {difference:.0e}\n")
     rows, target = adapters(options, rounds) if options.adapter else throughput(options, rounds)
     harness.print_table(harness.TARGET_HEADER, [target.row()])
-    name = "adapters" if options.adapter else "crossover" if options.crossover else "env_throughput"
+    modes = {"tasks": options.tasks, "adapters": options.adapter, "crossover": options.crossover}
+    name = next((mode for mode, chosen in modes.items() if chosen), "env_throughput")
     path = options.json or (None if options.quick else harness.RESULTS / f"{name}.json")
     if path is not None:
         record = {
