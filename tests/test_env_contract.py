@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import dmdenv
-from small_envs import NAMES, TASKS, small_env
+from marks import by_default
+from small_envs import NAMES, TASKS, TYPICAL, small_env
 
 BATCH = 3
 
@@ -27,8 +28,14 @@ def compiled_batch(name):
     return jax.jit(jax.vmap(env.reset, (0, None))), jax.jit(jax.vmap(env.step, (0, 0, 0, None)))
 
 
-@pytest.fixture(params=TASKS, ids=NAMES)
+# what compiles whole programs runs over one task of each kind by default, and over all of them among the slow tests
+@pytest.fixture(params=by_default(TASKS, *TYPICAL, ids=NAMES))
 def name(request):
+    return request.param
+
+
+@pytest.fixture(params=TASKS, ids=NAMES)
+def any_name(request):
     return request.param
 
 
@@ -65,14 +72,14 @@ def test_observations_and_actions_are_in_their_spaces(name):
     assert isinstance(state, env.state_type)
 
 
-def test_equal_configurations_are_one_environment_and_different_ones_differ(name):
-    env = small_env(*name)
-    assert small_env(*name) is env
+def test_equal_configurations_are_one_environment_and_different_ones_differ(any_name):
+    env = small_env(*any_name)
+    assert small_env(*any_name) is env
     assert hash(dataclasses.replace(env)) == hash(env) and dataclasses.replace(env) == env
 
 
-def test_every_leaf_of_the_parameters_and_of_the_state_is_an_array(name):
-    env, reset, _, _ = compiled(name)
+def test_every_leaf_of_the_parameters_and_of_the_state_is_an_array(any_name):
+    env, reset, _, _ = compiled(any_name)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(env.default_params))
     assert len(jax.tree.leaves(env.default_params)) == len(dataclasses.fields(env.default_params))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(reset(jax.random.key(0), env.default_params)))
@@ -244,8 +251,8 @@ def test_an_action_of_the_wrong_shape_is_refused(name):
         env.step(jax.random.key(1), state, jnp.zeros((5, 7)))
 
 
-def test_every_parameter_has_unit_meaning_and_range_and_refuses_what_is_invalid(name):
-    params = small_env(*name).default_params
+def test_every_parameter_has_unit_meaning_and_range_and_refuses_what_is_invalid(any_name):
+    params = small_env(*any_name).default_params
     for field in dataclasses.fields(params):
         assert {"unit", "doc", "low", "high"} <= set(field.metadata)
         full = f"{type(params).__name__}.{field.name}"
@@ -261,19 +268,19 @@ def test_every_parameter_has_unit_meaning_and_range_and_refuses_what_is_invalid(
         params.replace(max_steps=2.5)
 
 
-def test_unknown_parameters_are_refused_with_the_valid_ones(name):
-    params = small_env(*name).default_params
+def test_unknown_parameters_are_refused_with_the_valid_ones(any_name):
+    params = small_env(*any_name).default_params
     with pytest.raises(ValueError, match=r"has no field 'sped'; valid fields: max_steps, "):
         params.replace(sped=1.0)
 
 
-def test_unknown_ids_tasks_and_configuration_fields_are_refused_with_the_valid_ones(name):
-    id, task = name
+def test_unknown_ids_tasks_and_configuration_fields_are_refused_with_the_valid_ones(any_name):
+    id, task = any_name
     with pytest.raises(ValueError, match=rf"unknown environment id 'floking'; valid ids: .*{id}"):
         dmdenv.make_env("floking")
     with pytest.raises(ValueError, match=rf"'{id}' has no task 'alin'; valid tasks: .*{task}"):
         dmdenv.make_env(id, task="alin")
-    fields = ", ".join(f.name for f in dataclasses.fields(small_env(*name)))
+    fields = ", ".join(f.name for f in dataclasses.fields(small_env(*any_name)))
     with pytest.raises(ValueError, match=rf"'{id}' has no configuration field 'boid'; valid fields: {fields}"):
         dmdenv.make_env(id, task=task, boid=3)
 

@@ -24,15 +24,15 @@ MODES = [mode.value for mode in AutoresetMode]
 FLOCK = {"boids": 5, "params": {"max_steps": 3}}
 
 
-@pytest.fixture(params=IDS)
+FASTEST = "dmdenv/TrapDrag-v0"
+
+
+@pytest.fixture(params=by_default(IDS, "dmdenv/Flocking-v0", FASTEST))
 def id(request):
     return request.param
 
 
-FASTEST = "dmdenv/TrapDrag-v0"
-every_id_slowly = pytest.mark.parametrize(
-    "id", [pytest.param(id, marks=[] if id == FASTEST else [pytest.mark.slow]) for id in IDS]
-)
+every_id_slowly = pytest.mark.parametrize("id", by_default(IDS, FASTEST))
 
 
 def small(id: str) -> dict:
