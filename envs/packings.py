@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmdenv.envs.base import CapacityExceeded, Env, Params, State
-from dmdenv.envs.rendering import Canvas, scale_color
 from dmdenv.minimizers import FIRE, minimize
 from dmdenv.neighbors import AllPairs
 from dmdenv.potentials import PairPotential, PerParticle, soft_sphere
@@ -183,6 +182,8 @@ def picture(
         view: side of the square that is seen, unit length, around the middle of the box.
         caption: a line of text.
     """
+    from dmdenv.envs.rendering import Canvas, scale_color
+
     sigma = potential.parameters["sigma"]
     assert isinstance(sigma, PerParticle)
     counts, held = (np.asarray(x) for x in held_contacts(potential, space, positions))

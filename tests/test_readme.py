@@ -8,13 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-LONG = (
-    "bonded_chain.md",
-    "environments.md",
-    "lj_fluid.md",
-    "quench.md",
-    "soft_sphere_packing.md",
-)  # their examples take longer than a default run bears
+# their examples take longer than a default run bears
+LONG = ("bonded_chain.md", "environments.md", "lj_fluid.md", "quench.md", "soft_sphere_packing.md")
 PAGES = [
     page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if "```python" in page.read_text()
 ]
