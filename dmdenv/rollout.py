@@ -77,7 +77,8 @@ def rollout(
     if every in cuts:
         block = jax.checkpoint(block, prevent_cse=False)
     state, observations = _loop(block, state, steps // every, whole)
-    state, _ = _loop(advance, state, steps % every, within)
+    if steps % every:
+        state, _ = _loop(advance, state, steps % every, within)
     return state, observations
 
 

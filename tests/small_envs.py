@@ -15,7 +15,7 @@ SMALL = {
     ("soft_sphere_packing", "design"): {"particles": 10, "relaxation_steps": 500},
     ("trap_drag", "drag"): {"particles": 16},
 }
-TYPICAL = (("bonded_chain", "swim"), ("flocking", "align"), ("soft_sphere_packing", "compress"), ("trap_drag", "drag"))
+TYPICAL = (("flocking", "align"), ("soft_sphere_packing", "compress"), ("trap_drag", "drag"))
 TASKS = [(id, task) for id in registered_envs() for task in registered_tasks(id)]
 NAMES = [f"{id}-{task}" for id, task in TASKS]
 

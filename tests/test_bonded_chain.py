@@ -30,6 +30,7 @@ from dmdenv.potentials import (
 )
 from dmdenv.quantities import rmsd
 from dmdenv.space import Free
+from marks import by_default
 from systems import central_difference
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -95,12 +96,15 @@ SHORT = {"reach": (24, 128), "swim": (8, 64), "fold": (16, 64)}
 
 @pytest.mark.parametrize(
     ("task", "better", "worse"),
-    [
-        ("reach", "inverse", ("transpose", "constant", "zero", "random")),
+    by_default(
+        [
+            ("reach", "inverse", ("transpose", "constant", "zero", "random")),
+            ("reach", "transpose", ("constant", "zero", "random")),
+            ("swim", "wave", ("reciprocal", "constant", "zero", "random")),
+            ("fold", "steered", ("constant", "zero", "random")),
+        ],
         ("reach", "transpose", ("constant", "zero", "random")),
-        ("swim", "wave", ("reciprocal", "constant", "zero", "random")),
-        ("fold", "steered", ("constant", "zero", "random")),
-    ],
+    ),
 )
 def test_informed_baselines_are_clearly_better(task, better, worse):
     found = returns(task, *SHORT[task])
@@ -183,7 +187,7 @@ def own_potential(task, env, state, action, p):
     return own
 
 
-@every_task
+@pytest.mark.parametrize("task", by_default(TASKS, "fold"))
 def test_a_step_is_that_of_the_cores_integrator_in_the_cores_potentials(task):
     env = small(task)
     p = env.default_params

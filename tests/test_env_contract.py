@@ -78,14 +78,16 @@ def test_equal_configurations_are_one_environment_and_different_ones_differ(any_
     assert hash(dataclasses.replace(env)) == hash(env) and dataclasses.replace(env) == env
 
 
-def test_every_leaf_of_the_parameters_and_of_the_state_is_an_array(any_name):
-    env, reset, _, _ = compiled(any_name)
+def test_every_leaf_of_the_parameters_and_of_the_state_is_an_array(name):
+    env, reset, _, _ = compiled(name)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(env.default_params))
     assert len(jax.tree.leaves(env.default_params)) == len(dataclasses.fields(env.default_params))
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(reset(jax.random.key(0), env.default_params)))
 
 
-def test_jit_equals_eager(name):
+@pytest.mark.parametrize("any_name", by_default(TASKS, ("trap_drag", "drag"), ids=NAMES), indirect=True)
+def test_jit_equals_eager(any_name):
+    name = any_name
     env, reset, step, _ = compiled(name)
     params = env.default_params
     action = random_action(env)

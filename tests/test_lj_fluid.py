@@ -19,6 +19,7 @@ from dmdenv.neighbors import AllPairs
 from dmdenv.potentials import PerParticle, harmonic_trap, lennard_jones
 from dmdenv.quantities import bond_order
 from dmdenv.space import Periodic
+from marks import by_default
 from systems import central_difference
 
 TASKS = ("anneal", "drag")
@@ -263,7 +264,7 @@ def test_work_obeys_jarzynskis_relation():
 # --- derivatives ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", by_default(TASKS, "drag"))
 def test_the_gradient_of_a_32_step_return_agrees_with_central_differences(task, x64):
     """With respect to actions, the initial state and every parameter but the number of steps.
 
@@ -319,6 +320,7 @@ def cooled():
     return score
 
 
+@pytest.mark.slow
 def test_better_cooling_gives_more_order():
     """A liquid that is quenched, one that is annealed, one that stays hot: the same 64 of each."""
     key = jax.random.key(0)
@@ -394,8 +396,8 @@ def test_jumps_do_less_work_than_a_uniform_ramp_and_feedback_does_still_less():
 # --- endurance, capacities, bad input ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize(("substeps", "steps"), [(2, 300), pytest.param(20, 10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("task", by_default(TASKS, "anneal"))
+@pytest.mark.parametrize(("substeps", "steps"), by_default([(2, 300), (20, 10_000)], (2, 300)))
 def test_random_actions_leave_all_finite_and_in_space(task, substeps, steps):
     env = small(task, substeps=substeps)
     params = env.default_params

@@ -176,6 +176,7 @@ def check_melt(averages, beads: int, *, fraction: float, errors: float) -> None:
         check(f"{name}, {beads} beads", found, error, published, fraction * published + errors * error)
 
 
+@pytest.mark.slow
 def test_a_small_melt_of_short_chains_has_the_published_size_and_pressure():
     averages = melt_averages(60, 5, push=2000, equilibration=2000, steps=12_000)
     check_melt(averages, 5, fraction=0.02, errors=4.0)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-# their examples take longer than a default run bears
-LONG = ("bonded_chain.md", "environments.md", "lj_fluid.md", "quench.md", "soft_sphere_packing.md")
+# the pages whose examples run by default; the others take long, and are among the slow tests
+DEFAULT = ("README.md", "adapters.md", "gymnasium.md", "trap_drag.md")
 PAGES = [
     page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if "```python" in page.read_text()
 ]
@@ -23,7 +23,7 @@ def return_of_a_step(env, params):
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name in LONG)) for page in PAGES],
+    [pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name not in DEFAULT)) for page in PAGES],
 )
 def test_the_examples_run(page):
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)

@@ -284,6 +284,7 @@ def test_a_finished_simulation_is_read_and_continued(tmp_path):
         simulate(STEP, {**start(), "x": jnp.zeros((4, 2))}, 70, folder=tmp_path, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("through_cells")
 def test_lists_that_have_grown_come_back_with_their_room(tmp_path):
     expected = simulate(CLUMPING, scattered(), 60, **CHUNKS)

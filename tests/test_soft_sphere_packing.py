@@ -346,6 +346,7 @@ def gradients_are_finite(env, count):
     return converged
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_in_single_precision_where_no_minimum_was_found_too():
     env = dmdenv.make_env(ID, task="design", particles=10, relaxation_steps=200)
     assert not np.all(gradients_are_finite(env, 128))
