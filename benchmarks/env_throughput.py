@@ -6,7 +6,7 @@ One step is `jax.vmap(env.step)` on random actions, auto-reset included, in floa
 of the summed rewards of 8 steps with respect to the actions; its time is given for one of the 8 steps. What would not
 fit into memory is left out and named. Before anything is timed, a batch is checked against one instance alone.
 
-It is `flocking`, from few to many boids; with `--tasks` every environment and task as it is by default.
+It is `flocking`, from few to many boids; with `--tasks` every environment and task as it is by default, forward only.
 
 With `--crossover` it compares all pairs with the neighbour list instead: the number of boids from which the list wins
 is what the environment switches at.
@@ -87,8 +87,8 @@ def check(env: dmdenv.Env) -> float:
     return worst
 
 
-def measure(id: str, config: dict[str, Any], batch: int, rounds: int) -> dict[str, Any]:
-    """One row: rates, compile times, memory; a figure is None where the program would not fit."""
+def measure(id: str, config: dict[str, Any], batch: int, rounds: int, *, with_gradient: bool = True) -> dict[str, Any]:
+    """One row: rates, compile times, memory; a figure is left out where the program would not fit."""
     env = dmdenv.make_env(id, **config)
     size = int(np.prod(env.action_shape))
     row: dict[str, Any] = {"env": id, **config, "batch": batch, "notes": []}
@@ -99,7 +99,8 @@ def measure(id: str, config: dict[str, Any], batch: int, rounds: int) -> dict[st
         return row
     step, gradient, step_arguments, gradient_arguments = programs(env, batch)
     runs = {}
-    for name, function, arguments in (("step", step, step_arguments), ("gradient", gradient, gradient_arguments)):
+    measured = [("step", step, step_arguments), ("gradient", gradient, gradient_arguments)]
+    for name, function, arguments in measured if with_gradient else measured[:1]:
         compiled = harness.compile_for(function, *arguments)
         row[f"{name}_compile_seconds"] = compiled.seconds
         row[f"{name}_bytes"] = compiled.bytes
@@ -255,7 +256,7 @@ def throughput(options: Options, rounds: int) -> tuple[list[dict[str, Any]], har
     """The rows of all cases, printed, and the target."""
     rows = []
     for id, config, batch in cases(options):
-        rows.append(measure(id, config, batch, rounds))
+        rows.append(measure(id, config, batch, rounds, with_gradient=not options.tasks))
         print(" | ".join(cells(rows[-1]) + rows[-1]["notes"]), flush=True)
     print()
     harness.print_table(HEADER, [cells(row) for row in rows])
