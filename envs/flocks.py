@@ -10,6 +10,7 @@ with the forces and torques of `dmdenv.envs.boids`. That boids react to a fixed 
 et al., PNAS 105, 1232 (2008).
 """
 
+import abc
 import dataclasses
 import functools
 from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
@@ -84,9 +85,9 @@ class Flock(Env[S, P], Generic[S, P]):
         """Where the boids are."""
         return Free()
 
+    @abc.abstractmethod
     def scattered(self, params: P) -> jax.Array:
         """Places `[n, 2]` as crowded as at a start, for which the list is sized."""
-        raise NotImplementedError
 
     def listed_range(self, params: P) -> float:
         """The range for which the list is sized, unit length."""
