@@ -5,22 +5,25 @@ import jax.numpy as jnp
 from jax import lax
 
 from dmdenv.neighbors import Pairs
-from dmdenv.particles_last import over_particles, take
+from dmdenv.particles_last import mapped_arrays, over_particles, split, take
 from dmdenv.space import Space, squared_distance
 
 
 def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int, *, present: jax.Array | None = None) -> jax.Array:
     """Indices of the k nearest neighbours, nearest first.
 
-    The sweep keeps k running minima a particle, so no `[n, n]` distances are stored. The result is an integer and has
-    no derivative; select by it inside of a `neighbor_sum` for values that have one.
+    The sweep keeps the k smallest keys a particle, so no `[n, n]` distances are stored. A key is the squared distance
+    with the number of the column in its last bits, so that one comparison moves both: in float32 with K columns,
+    squared distances count as equal that differ by less than about K / 10^7 of themselves.
+
+    The result is an integer and has no derivative; select by it inside of a `neighbor_sum` for values that have one.
 
     Args:
         space: where the particles are.
         positions: `[n, d]`, unit length.
         pairs: whom to look at.
         k: how many; 1 or more.
-        present: bool `[n]`, who may be found; None: everybody.
+        present: bool `[n]`, who may be found; None: everybody whose position is finite.
 
     Returns:
         int32 `[n, k]`; a particle's own index stands where it has fewer than k neighbours.
@@ -33,33 +36,31 @@ def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int, *, present
     space, positions = lax.stop_gradient((space, positions))
     n = positions.shape[0]
     own = lax.iota(jnp.int32, n)
-    x = positions.T
+    x = split(positions.T, 1)
     indices, columns = pairs.arrays or (None, n)
+    integer = jnp.int64 if positions.dtype == jnp.float64 else jnp.int32
+    most = n if indices is None else indices.shape[0]
+    column_bits = (1 << max(most - 1, 1).bit_length()) - 1
+    nobody = jnp.iinfo(integer).max
 
-    def visit(c, best):
-        distances, names = best
-        if indices is None:
-            j = jnp.full(n, c, jnp.int32)
-            xj = jnp.broadcast_to(lax.dynamic_slice_in_dim(x, c, 1, axis=-1), x.shape)
-            there = None if present is None else lax.dynamic_slice_in_dim(present, c, 1)
-        else:
-            j = lax.dynamic_index_in_dim(indices, c, keepdims=False)
-            xj = take(x, j)
-            there = None if present is None else take(present, j)
+    def neighbor(c):
+        """Who stands in a column, `[n]` or one for all `[1]`."""
+        return jnp.full(1, c, jnp.int32) if indices is None else lax.dynamic_index_in_dim(indices, c, keepdims=False)
+
+    def visit(c, keys):
+        j = neighbor(c)
+        xj = mapped_arrays(lambda a: jnp.broadcast_to(take(a, j), (n,)), x)
         (distance,) = over_particles(squared_distance, (n,), space, x, xj)
-        hidden = j == own if there is None else (j == own) | ~there
-        distance, j = jnp.where(hidden, jnp.inf, distance)[None, :], j[None, :]
+        there = (j != own) & (distance < jnp.inf)
+        there = there if present is None else there & take(present, j)
+        key = lax.bitcast_convert_type(distance, integer) & ~column_bits | c.astype(integer)
+        key = lax.select(there, key, jnp.full_like(key, nobody))[None, :]
         # insertion into the sorted slots [k, n]: what is farther moves on by one
-        nearer_slots, nearer_names = _shifted(distances, -jnp.inf), _shifted(names, 0)
-        before, passes = distance < distances, distance < nearer_slots
-        distances = jnp.where(before, jnp.where(passes, nearer_slots, distance), distances)
-        names = jnp.where(before, jnp.where(passes, nearer_names, j), names)
-        return distances, names
+        before = jnp.concatenate([jnp.full((1, n), -1, integer), keys[:-1]])
+        return jnp.maximum(before, jnp.minimum(key, keys))
 
-    start = jnp.full((k, n), jnp.inf, positions.dtype), jnp.broadcast_to(own[None, :], (k, n))
-    return lax.fori_loop(0, columns, visit, start)[1].T
-
-
-def _shifted(slots: jax.Array, first: float) -> jax.Array:
-    """Slots `[k, n]` moved on by one, with `first` in slot 0."""
-    return jnp.concatenate([jnp.full_like(slots[:1], first), slots[:-1]])
+    keys = lax.fori_loop(0, columns, visit, jnp.full((k, n), nobody, integer))
+    found = (keys & column_bits).astype(jnp.int32)
+    if indices is not None:
+        found = take(indices.reshape(-1), jnp.minimum(found, most - 1) * n + own[None, :])
+    return jnp.where(keys == nobody, own[None, :], found).T

@@ -20,7 +20,7 @@ from dmdenv import bits
 from dmdenv.bits import WORD
 from dmdenv.cells import Sorted, rows_around, sort_by_cell
 from dmdenv.in_batch import max_in_batch
-from dmdenv.particles_last import over_particles, take
+from dmdenv.particles_last import mapped_arrays, over_particles, split, take
 from dmdenv.space import Space, squared_distance
 
 PyTree = Any
@@ -89,15 +89,15 @@ class _Seen(NamedTuple):
 def _look_at_everybody(space: Space, inside: jax.Array, reach: jax.Array) -> _Seen:
     """Segment s holds the particles from 32 s on; `inside` are positions `[d, n]`."""
     n = inside.shape[1]
-    own = lax.iota(jnp.int32, n)
+    own, mine = lax.iota(jnp.int32, n), split(inside, 1)
 
     def segment(s):
         first = WORD * s
 
         def test(bit):
             j = first + bit
-            other = lax.dynamic_slice_in_dim(inside, j, 1, axis=-1)
-            (distance,) = over_particles(squared_distance, (n,), space, inside, jnp.broadcast_to(other, inside.shape))
+            other = mapped_arrays(lambda a: jnp.broadcast_to(lax.dynamic_slice_in_dim(a, j, 1, axis=-1), a.shape), mine)
+            (distance,) = over_particles(squared_distance, (n,), space, mine, other)
             return (distance < reach**2) & (own != j)
 
         return _word(test, jnp.minimum(n - first, WORD), n), None
@@ -116,6 +116,7 @@ def _look_in_cells(
 ) -> _Seen:
     """Segment s holds a part of a run of candidates, which are positions `[d, 2 n]` in the order of their cells."""
     m, last = mine.inside.shape[1], candidates.shape[1] - 1
+    inside, others = split(mine.inside, 1), split(candidates, 1)
     rows = rows_around(space, cells)
     words_a_row = math.ceil(run_capacity / WORD)
     bits_a_word = math.ceil(run_capacity / words_a_row)
@@ -128,7 +129,8 @@ def _look_in_cells(
 
         def test(bit):
             place = jnp.minimum(begin + bit, last)
-            (distance,) = over_particles(squared_distance, (m,), space, mine.inside, take(candidates, place))
+            other = mapped_arrays(lambda a: take(a, place), others)
+            (distance,) = over_particles(squared_distance, (m,), space, inside, other)
             return (distance < reach**2) & (bit < left) & (place != mine.first) & (place != mine.second)
 
         longest = jnp.max(left, initial=0)

@@ -11,18 +11,18 @@ The neighbour relation is symmetric (j in N(i) if and only if i in N(j)), which 
   `d1 k(x_i, x_j) dx_i + d2 k(x_i, x_j) dx_j`;
 - the cotangent is a neighbour sum over the features `(x, g)` with the kernel
   `d1 k(x_i, x_j)^T g_i + d2 k(x_j, x_i)^T g_j`: particle i gathers from its neighbours what automatic differentiation
-  would scatter to them. If `k(a, b) = p k(b, a)` with parity `p = +1` or `-1`, it is `d1 k(x_i, x_j)^T (g_i + p g_j)`,
-  half the work.
+  would scatter to them.
 
 So derivatives of any order, forward and reverse, are neighbour sums again, and no particle is ever scattered to.
 What a kernel closes over (a box, a coefficient) is an operand like the features and has derivatives too.
 
-Two forms compute the sum, chosen by the platform the program is compiled for: a sweep over neighbour columns on CPUs
-(one vectorised loop over particles a column, no pair is ever stored) and one fused gather-and-reduce elsewhere.
+The kernel is traced for both particles of a pair, as `k(x_i, x_j)` and `k(x_j, x_i)`. With a parity p,
+`k(b, a) = p k(a, b)`, the second is the first but for a factor, so that the work of a pair is done once, and so are its
+derivatives: the kernel of the cotangent is then `d1 k(x_i, x_j)^T (g_i + p g_j)`. How the sum is computed on a platform
+is in `dmdenv.sweeps`.
 """
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,15 +30,14 @@ import jax
 import jax.core
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
+from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from dmdenv.neighbors import Pairs
-from dmdenv.particles_last import evaluate, take
+from dmdenv.pair_kernel import Kernel, shape_of
+from dmdenv.sweeps import column_sweep, gather_and_reduce
 
 PyTree = Any
-
-_BLOCK = 32_768  # particles whose sums a CPU forms at once: what they read stays in its cache
 
 
 def neighbor_sum(
@@ -59,7 +58,7 @@ def neighbor_sum(
         features: pytree of arrays, leaves `[n, ...]`.
         pairs: `AllPairs()` or a `NeighborList`.
         parity: what is known of the kernel under exchange of its arguments, for all outputs or as a tree prefix of
-            them: `+1` symmetric, `-1` antisymmetric, `0` neither. A wrong declaration gives wrong derivatives.
+            them: `+1` symmetric, `-1` antisymmetric, `0` neither. A wrong declaration gives wrong sums and derivatives.
 
     Returns:
         The kernel's output tree, each leaf summed over the neighbours, `[n, ...]`.
@@ -74,14 +73,20 @@ def neighbor_sum(
     _check_particle_count(leaves, pairs)
     one = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in leaves])
     traced, out = jax.make_jaxpr(kernel, return_shape=True)(one, one)
-    shared = traced.consts  # whatever the kernel closes over, traced values among it
-    body = functools.partial(jax.core.eval_jaxpr, traced.jaxpr)
-    x = [jnp.moveaxis(leaf, 0, -1) for leaf in leaves]
-    pair_kernel = Kernel.trace(lambda shared, xi, xj: body(shared, *xi, *xj), shared, [_one(a) for a in x])
-    for aval in pair_kernel.jaxpr.out_avals:
+    for aval in traced.out_avals:
         if not jnp.issubdtype(aval.dtype, jnp.number):
             raise TypeError(f"kernel returned {aval.dtype}; valid: numbers (count with jnp.where(condition, 1, 0))")
-    y = _bind(pair_kernel, _parities(parity, out), shared, x, pairs.arrays)
+    parities = _parities(parity, out)
+    shared = traced.consts  # whatever the kernel closes over, traced values among it
+    body = functools.partial(jax.core.eval_jaxpr, traced.jaxpr)
+
+    def pair(shared, xi, xj):
+        to_i = body(shared, *xi, *xj)
+        exchanged = to_i if all(parities) else body(shared, *xj, *xi)
+        return to_i, [{1: a, -1: -a, 0: b}[p] for p, a, b in zip(parities, to_i, exchanged, strict=True)]
+
+    x = [jnp.moveaxis(leaf, 0, -1) for leaf in leaves]
+    y = _bind(Kernel.trace(pair, shared, jax.tree.leaves(one)), shared, x, pairs.arrays)
     return jax.tree.unflatten(jax.tree.structure(out), [jnp.moveaxis(a, -1, 0) for a in y])
 
 
@@ -105,155 +110,17 @@ def _parities(parity: PyTree, out: PyTree) -> tuple[int, ...]:
     return tuple(values)
 
 
-# --- kernels ----------------------------------------------------------------------------------------------------------
-
-
-class Kernel:
-    """A traced pair function `(shared, x_i, x_j) -> outputs` on flat lists; compared by identity, as jaxprs are.
-
-    Particles stand on the last axis of a feature array, so the kernel's own axes come first.
-    """
-
-    def __init__(self, jaxpr: ClosedJaxpr, shared: int, features: int):
-        self.jaxpr, self.shared, self.features = jaxpr, shared, features
-
-    @classmethod
-    def trace(cls, fun: Callable, shared: Sequence, features: Sequence) -> "Kernel":
-        """Trace `fun(shared, x_i, x_j)` on the shapes of the shared values and of one particle's features."""
-        jaxpr = jax.make_jaxpr(fun)(*(list(map(_struct, avals)) for avals in (shared, features, features)))
-        return cls(jaxpr, len(shared), len(features))
-
-    def __call__(self, shared: Sequence, xi: Sequence, xj: Sequence) -> list:
-        return jaxpr_as_fun(self.jaxpr)(*shared, *xi, *xj)
-
-    def over(
-        self,
-        shared: Sequence,
-        xi: Sequence,
-        xj: Sequence,
-        particles: tuple[int, ...],
-        *,
-        xj_mapped: bool,
-        store: Callable[[jax.Array], jax.Array] = lambda array: array,
-    ) -> list:
-        """The kernel of many pairs at once: `xi` and (where mapped) `xj` have the particle axes last."""
-        mapped = [False] * len(shared) + [True] * len(xi) + [xj_mapped] * len(xj)
-        return evaluate(self.jaxpr, [*shared, *xi, *xj], mapped, particles, store)
-
-    @property
-    def shared_avals(self) -> list:
-        return list(self.jaxpr.in_avals[: self.shared])
-
-    @property
-    def feature_avals(self) -> list:
-        return list(self.jaxpr.in_avals[self.shared : self.shared + self.features])
-
-    def __repr__(self) -> str:
-        return str(self.jaxpr)
-
-
-def _struct(aval) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
-
-
-def _one(x) -> jax.ShapeDtypeStruct:
-    """The shape of one particle's share of a feature array `[..., n]`."""
-    return jax.ShapeDtypeStruct(x.shape[:-1], x.dtype)
-
-
-# --- the two forms ----------------------------------------------------------------------------------------------------
-
-
-def _masked(outputs: Sequence[jax.Array], keep: jax.Array) -> list[jax.Array]:
-    """The outputs `[..., *keep.shape]` where `keep`, 0 elsewhere."""
-    return [jnp.where(jnp.expand_dims(keep, tuple(range(y.ndim - keep.ndim))), y, jnp.zeros_like(y)) for y in outputs]
-
-
-def _column_sweep(*operands, kernel: Kernel, parity: tuple[int, ...]) -> list[jax.Array]:
-    """A loop over neighbour columns; each is one vectorised loop over particles that adds to the running sums.
-
-    With a list of many particles it goes through all columns for one block of particles after the other, so that what
-    a column reads and adds to stays in the processor's cache.
-    """
-    shared, x, pairs = _split(operands, kernel)
-    n = x[0].shape[-1]
-    sums = [jnp.zeros((*aval.shape, n), aval.dtype) for aval in kernel.jaxpr.out_avals]
-    if n == 0:
-        return sums
-    if not pairs or n <= _BLOCK:
-        return _sweep(kernel, shared, x, x, pairs, jnp.int32(0))
-
-    blocks = math.ceil(n / _BLOCK)
-    size = math.ceil(n / blocks)
-
-    def add_block(b, sums):
-        start = jnp.minimum(b * size, n - size)  # the last block goes over some particles again
-        own = [lax.dynamic_slice_in_dim(a, start, size, axis=-1) for a in x]
-        indices = lax.dynamic_slice_in_dim(pairs[0], start, size, axis=-1)
-        block = _sweep(kernel, shared, own, x, [indices, pairs[1]], start)
-        return [lax.dynamic_update_slice_in_dim(y, part, start, -1) for y, part in zip(sums, block, strict=True)]
-
-    return lax.fori_loop(0, blocks, add_block, sums)
-
-
-def _sweep(
-    kernel: Kernel, shared: Sequence, own: Sequence, x: Sequence, pairs: Sequence, start: jax.Array
-) -> list[jax.Array]:
-    """The sums of a block of particles: `own` are its features, `x` those of all, its numbers count from `start`."""
-    m = own[0].shape[-1]
-    particle = start + lax.iota(jnp.int32, m)
-    columns = pairs[1] if pairs else m
-
-    def add_column(c, sums):
-        if pairs:
-            j = lax.dynamic_index_in_dim(pairs[0], c, keepdims=False)
-            xj = [take(a, j) for a in x]
-        else:
-            j = c
-            xj = [lax.dynamic_index_in_dim(a, c, -1, keepdims=False) for a in x]
-        one = jnp.where(c >= 0, 1, 2)  # which XLA does not know
-
-        def store(a):
-            """All components of a force share this; XLA would repeat it for each, but it does not repeat a division.
-
-            Beside the gathers of a list the repetition is cheaper than one more loop over the particles.
-            """
-            return a / one.astype(a.dtype) if not pairs and jnp.issubdtype(a.dtype, jnp.inexact) else a
-
-        outputs = kernel.over(shared, own, xj, (m,), xj_mapped=bool(pairs), store=store)
-        return [total + y for total, y in zip(sums, _masked(outputs, particle != j), strict=True)]
-
-    zeros = [jnp.zeros((*aval.shape, m), aval.dtype) for aval in kernel.jaxpr.out_avals]
-    return lax.fori_loop(0, columns, add_column, zeros)
-
-
-def _gather_and_reduce(*operands, kernel: Kernel, parity: tuple[int, ...]) -> list[jax.Array]:
-    """All pairs at once, `[..., K, n]`, reduced over K; an accelerator's compiler fuses it into one kernel."""
-    shared, x, pairs = _split(operands, kernel)
-    n = x[0].shape[-1]
-    particle = lax.iota(jnp.int32, n)
-    if pairs:
-        indices = pairs[0]
-        xj = [take(a, indices) for a in x]
-    else:
-        indices = jnp.broadcast_to(particle[:, None], (n, n))
-        xj = [jnp.broadcast_to(a[..., :, None], (*a.shape, n)) for a in x]
-    grid = indices.shape
-    xi = [jnp.broadcast_to(a[..., None, :], (*a.shape[:-1], *grid)) for a in x]
-    outputs = kernel.over(shared, xi, xj, grid, xj_mapped=True)
-    return [jnp.sum(y, axis=-2, dtype=y.dtype) for y in _masked(outputs, indices != particle[None, :])]
-
-
 # --- the primitive ----------------------------------------------------------------------------------------------------
-# Operands: shared values, then features [..., n], then the arrays of `Pairs` (none for all pairs; for a list the
-# indices [K, n], in which a particle's own index pads, and the number of columns in use).
+# Operands: shared values `[*s]`, then features `[*s, n]`, then the arrays of `Pairs` (none for all pairs; for a list
+# the indices [K, n], in which a particle's own index pads, and the number of columns in use). In a batch of m instances
+# with the same pairs the features are `[*s, n, m]`, and shared values may be `[*s, m]`.
 
 neighbor_sum_p = Primitive("neighbor_sum")
 neighbor_sum_p.multiple_results = True
 
 
-def _bind(kernel: Kernel, parity: Sequence[int], shared: Sequence, x: Sequence, pairs: Sequence) -> list[jax.Array]:
-    return neighbor_sum_p.bind(*shared, *x, *pairs, kernel=kernel, parity=tuple(parity))
+def _bind(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequence) -> list[jax.Array]:
+    return neighbor_sum_p.bind(*shared, *x, *pairs, kernel=kernel)
 
 
 def _split(operands: Sequence, kernel: Kernel) -> tuple[list, list, list]:
@@ -261,18 +128,35 @@ def _split(operands: Sequence, kernel: Kernel) -> tuple[list, list, list]:
     return list(operands[:s]), list(operands[s:f]), list(operands[f:])
 
 
-def _abstract(*operands, kernel: Kernel, parity: tuple[int, ...]) -> list:
-    n = operands[kernel.shared].shape[-1]
-    return [jax.core.ShapedArray((*aval.shape, n), aval.dtype) for aval in kernel.jaxpr.out_avals]
+def _particles(kernel: Kernel, x: Sequence) -> tuple[int, ...]:
+    """`(n,)` or `(n, m)`."""
+    return x[0].shape[len(kernel.feature_avals[0].shape) :]
 
 
-def _jvp(primals, tangents, *, kernel: Kernel, parity: tuple[int, ...]):
-    """The tangent is a neighbour sum over the features `(x, dx)`, of the same parity."""
+def _abstract(*operands, kernel: Kernel) -> list:
+    particles = _particles(kernel, operands[kernel.shared :])
+    return [jax.core.ShapedArray((*aval.shape, *particles), aval.dtype) for aval in kernel.out_avals]
+
+
+def _lowered(form: Callable) -> Callable:
+    """A form of `dmdenv.sweeps` for the operands of the primitive."""
+
+    def lowered(*operands, kernel: Kernel):
+        shared, x, pairs = _split(operands, kernel)
+        if len(_particles(kernel, x)) == 2:
+            return form(kernel, shared, x, pairs)
+        return [y[..., 0] for y in form(kernel, shared, [a[..., None] for a in x], pairs)]
+
+    return lowered
+
+
+def _jvp(primals, tangents, *, kernel: Kernel):
+    """The tangent is a neighbour sum over the features `(x, dx)`."""
     shared, x, pairs = _split(primals, kernel)
-    y = _bind(kernel, parity, shared, x, pairs)
+    y = _bind(kernel, shared, x, pairs)
     dshared, dx, _ = _split(tangents, kernel)
     moving_s, moving_x = _moving(dshared), _moving(dx)
-    smooth = [q for q, aval in enumerate(kernel.jaxpr.out_avals) if jnp.issubdtype(aval.dtype, jnp.inexact)]
+    smooth = [q for q, aval in enumerate(kernel.out_avals) if jnp.issubdtype(aval.dtype, jnp.inexact)]
     dy: list[Any] = [ad.Zero(jax.typeof(a).to_tangent_aval()) for a in y]
     if not smooth or not (moving_s or moving_x):
         return y, dy
@@ -283,8 +167,8 @@ def _jvp(primals, tangents, *, kernel: Kernel, parity: tuple[int, ...]):
         s, xi, xj = s[: kernel.shared], xi[: kernel.features], xj[: kernel.features]
 
         def moved(s_moving, xi_moving, xj_moving):
-            out = kernel(_put(s, moving_s, s_moving), _put(xi, moving_x, xi_moving), _put(xj, moving_x, xj_moving))
-            return [out[q] for q in smooth]
+            y = kernel(_put(s, moving_s, s_moving), _put(xi, moving_x, xi_moving), _put(xj, moving_x, xj_moving))
+            return [_pick(side, smooth) for side in y]
 
         at = _pick(s, moving_s), _pick(xi, moving_x), _pick(xj, moving_x)
         return jax.jvp(moved, at, (ds, dxi, dxj))[1]
@@ -295,123 +179,143 @@ def _jvp(primals, tangents, *, kernel: Kernel, parity: tuple[int, ...]):
         kernel.shared_avals + _pick(kernel.shared_avals, moving_s),
         kernel.feature_avals + _pick(kernel.feature_avals, moving_x),
     )
-    live = _bind(tangent_kernel, _pick(parity, smooth), shared + live_s, x + live_x, pairs)
-    return y, _put(dy, smooth, live)
+    return y, _put(dy, smooth, _bind(tangent_kernel, shared + live_s, x + live_x, pairs))
 
 
-def _transpose(cotangents, *operands, kernel: Kernel, parity: tuple[int, ...]):
+def _transpose(cotangents, *operands, kernel: Kernel):
     """The cotangent of features is a gather over `(residuals, g)`; that of shared values adds up over particles."""
     shared, x, pairs = _split(operands, kernel)
     linear_s, linear_x = _undefined(shared), _undefined(x)
     known_s, known_x = _others(shared, linear_s), _others(x, linear_x)
     seen = [q for q, g in enumerate(cotangents) if type(g) is not ad.Zero]
-    one_sided = [q for q in seen if parity[q] == 0]
-
-    def zeros(avals):
-        return [jnp.zeros(aval.shape, aval.dtype) for aval in avals]
-
     s_avals, x_avals = _pick(kernel.shared_avals, linear_s), _pick(kernel.feature_avals, linear_x)
 
     def cotangent(shared, xi, xj):
-        residual_i, g_i = list(xi[: len(known_x)]), dict(zip(seen, xi[len(known_x) :], strict=True))
-        residual_j, g_j = list(xj[: len(known_x)]), dict(zip(seen, xj[len(known_x) :], strict=True))
+        residual_i, g_i = list(xi[: len(known_x)]), list(xi[len(known_x) :])
+        residual_j, g_j = list(xj[: len(known_x)]), list(xj[len(known_x) :])
 
-        def pair(s_linear, a, b, outputs):
-            """k, linear in the linear operands, of a first and a second particle: (residuals, linear operands)."""
-            s = _merge(list(shared), known_s, s_linear, linear_s)
-            out = kernel(s, _merge(a[0], known_x, a[1], linear_x), _merge(b[0], known_x, b[1], linear_x))
-            return [out[q] for q in outputs]
+        def sums(s_linear, i_linear, j_linear):
+            """What the pair contributes to both, linear in the linear operands."""
+            y = kernel(
+                _merge(list(shared), known_s, s_linear, linear_s),
+                _merge(residual_i, known_x, i_linear, linear_x),
+                _merge(residual_j, known_x, j_linear, linear_x),
+            )
+            return [_pick(side, seen) for side in y]
 
-        def pulled_back(fun, avals, g):
-            return jax.linear_transpose(fun, list(map(_struct, avals)))(g)[0]
+        def zeros(avals):
+            return [jnp.zeros(aval.shape, aval.dtype) for aval in avals]
 
-        rest_x, rest_s = (residual_j, zeros(x_avals)), zeros(s_avals)
-        out = []
+        def pulled_back(fun, g, *avals):
+            return jax.linear_transpose(fun, *(list(map(shape_of, a)) for a in avals))(g)
+
+        to_i, to_j = [], []
         if linear_x:
-            g = [g_i[q] + parity[q] * g_j[q] if parity[q] else g_i[q] for q in seen]
-            out = pulled_back(lambda t: pair(rest_s, (residual_i, t), rest_x, seen), x_avals, g)
-            if one_sided:
-                second = pulled_back(
-                    lambda t: pair(rest_s, rest_x, (residual_i, t), one_sided), x_avals, [g_j[q] for q in one_sided]
-                )
-                out = [a + b for a, b in zip(out, second, strict=True)]
+            features = functools.partial(sums, zeros(s_avals))
+            to_i, to_j = pulled_back(features, [g_i, g_j], x_avals, x_avals)
         if linear_s:
-            here, there = (residual_i, zeros(x_avals)), rest_x
-            out = out + pulled_back(lambda t: pair(t, here, there, seen), s_avals, [g_i[q] for q in seen])
-        return out
+            rest = zeros(x_avals)
+            to_i = to_i + pulled_back(lambda s: sums(s, rest, rest)[0], g_i, s_avals)[0]
+            to_j = to_j + pulled_back(lambda s: sums(s, rest, rest)[1], g_j, s_avals)[0]
+        return to_i, to_j
 
     g = [cotangents[q] for q in seen]
-    cotangent_kernel = Kernel.trace(
-        cotangent,
-        _pick(kernel.shared_avals, known_s),
-        _pick(kernel.feature_avals, known_x) + [_one(a) for a in g],
-    )
-    out = _bind(
-        cotangent_kernel,
-        [0] * (len(linear_x) + len(linear_s)),
-        _pick(shared, known_s),
-        _pick(x, known_x) + g,
-        pairs,
-    )
+    known_avals = _pick(kernel.feature_avals, known_x) + _pick(kernel.out_avals, seen)
+    cotangent_kernel = Kernel.trace(cotangent, _pick(kernel.shared_avals, known_s), known_avals)
+    out = _bind(cotangent_kernel, _pick(shared, known_s), _pick(x, known_x) + g, pairs)
     result: list[Any] = [None] * len(operands)
     for position, value in zip(linear_x, out, strict=False):
         result[kernel.shared + position] = value
     for position, value in zip(linear_s, out[len(linear_x) :], strict=True):
-        result[position] = jnp.sum(value, axis=-1)
+        own, whole = len(kernel.shared_avals[position].shape), len(shared[position].aval.shape)
+        # over the particles, and over the instances where they share the value
+        result[position] = jnp.sum(value, axis=tuple(range(own, value.ndim - (whole - own))))
     return result
 
 
-def _batch(operands, axes, *, kernel: Kernel, parity: tuple[int, ...]):
-    """A batch of features goes into the kernel; a batch of lists is one larger system of disconnected parts."""
+def _batch(operands, axes, *, kernel: Kernel):
+    """A batch with the same pairs has an axis of instances; one of lists is a larger system of disconnected parts."""
     _, _, pair_axes = _split(axes, kernel)
     unmapped = all(axis is None for axis in pair_axes)
-    return (_batch_kernel if unmapped else _batch_lists)(operands, axes, kernel, parity)
+    return (_batch_instances if unmapped else _batch_lists)(operands, axes, kernel)
 
 
-def _batch_kernel(operands, axes, kernel: Kernel, parity: tuple[int, ...]):
-    axis_of = [None if axis is None else 0 for axis in axes]
-    operands = [
-        a if to is None else jnp.moveaxis(a, axis, 0) for a, axis, to in zip(operands, axes, axis_of, strict=True)
+def _batch_instances(operands, axes, kernel: Kernel):
+    size = _batch_size(operands, axes)
+    (shared, x, pairs), (shared_axes, x_axes, _) = _split(operands, kernel), _split(axes, kernel)
+    particles = _particles(kernel, [_without(a, axis) for a, axis in zip(x, x_axes, strict=True)])
+    instances = particles[1:]  # of batches around which this one is
+
+    def of_instances(a, axis, own):
+        """`[*own, ...]` with the instances of this batch and of those inside of it as the last axis."""
+        a = jnp.broadcast_to(a[..., None], (*a.shape, size)) if axis is None else jnp.moveaxis(a, axis, -1)
+        if len(a.shape) == len(own) + 1:
+            a = jnp.broadcast_to(a.reshape(*own, *(1 for _ in instances), size), (*own, *instances, size))
+        return a.reshape(*own, -1)
+
+    x = [
+        of_instances(a, axis, (*aval.shape, particles[0]))
+        for a, axis, aval in zip(x, x_axes, kernel.feature_avals, strict=True)
     ]
-    shared, x, pairs = _split(operands, kernel)
-    shared_axes, x_axes, _ = _split(axis_of, kernel)
-    batched = jax.vmap(kernel, in_axes=(shared_axes, x_axes, x_axes))
-    batched_kernel = Kernel.trace(batched, shared, [_one(a) for a in x])
-    out = _bind(batched_kernel, parity, shared, x, pairs)
-    return out, [0] * len(out)
+    shared = [
+        a if axis is None and a.shape == aval.shape else of_instances(a, axis, aval.shape)
+        for a, axis, aval in zip(shared, shared_axes, kernel.shared_avals, strict=True)
+    ]
+    out = _bind(kernel, shared, x, pairs)
+    out = [y.reshape(*y.shape[:-1], *instances, size) for y in out]
+    return out, [y.ndim - 1 for y in out]
 
 
-def _batch_lists(operands, axes, kernel: Kernel, parity: tuple[int, ...]):
-    size = next(a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None)
+def _batch_lists(operands, axes, kernel: Kernel):
+    size = _batch_size(operands, axes)
+    (shared, x, pairs), (shared_axes, x_axes, pair_axes) = _split(operands, kernel), _split(axes, kernel)
+    particles = _particles(kernel, [_without(a, axis) for a, axis in zip(x, x_axes, strict=True)])
+    n, instances = particles[0], particles[1:]
 
     def batch_first(a, axis):
         return jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
 
-    def joined(a):
-        """`[..., size, n]` as the particles of one system, `[..., size * n]`."""
-        return a.reshape(*a.shape[:-2], -1)
+    def joined(a, own):
+        """`[size, *own, n, ...]` as the particles of one system, `[*own, size n, ...]`."""
+        return jnp.moveaxis(a, 0, len(own)).reshape(*own, size * n, *instances)
 
-    (shared, x, pairs), (shared_axes, x_axes, pair_axes) = _split(operands, kernel), _split(axes, kernel)
     indices, columns = map(batch_first, pairs, pair_axes)
-    n = indices.shape[-1]
     indices = indices + n * lax.broadcasted_iota(indices.dtype, (size, 1, 1), 0)
-    x = [joined(jnp.moveaxis(batch_first(a, axis), 0, -2)) for a, axis in zip(x, x_axes, strict=True)]
-    # a shared value that differs between instances becomes a feature of each instance's particles
+    pairs = [jnp.moveaxis(indices, 0, -2).reshape(-1, size * n), jnp.max(columns)]
+    x = [
+        joined(batch_first(a, axis), aval.shape) for a, axis, aval in zip(x, x_axes, kernel.feature_avals, strict=True)
+    ]
+    # a shared value that differs between the systems becomes a feature of their particles
     common = [q for q, axis in enumerate(shared_axes) if axis is None]
     own = _others(shared, common)
-    for a, axis in zip(_pick(shared, own), _pick(shared_axes, own), strict=True):
-        per_instance = jnp.moveaxis(a, axis, -1)[..., None]
-        x.append(joined(jnp.broadcast_to(per_instance, (*per_instance.shape[:-1], n))))
+    for q in own:
+        shape = kernel.shared_avals[q].shape
+        a = jnp.moveaxis(shared[q], shared_axes[q], 0)
+        inner = a.shape[1 + len(shape) :] or tuple(1 for _ in instances)
+        a = a.reshape(size, *shape, 1, *inner)
+        x.append(joined(jnp.broadcast_to(a, (size, *shape, n, *instances)), shape))
 
     def joint(shared, xi, xj):
         f = kernel.features
-        return kernel(_merge(shared, common, xi[f:], own), xi[:f], xj[:f])
+        # equal values, but each particle's sum depends on its own
+        of_i, of_j = (_merge(shared, common, x[f:], own) for x in (xi, xj))
+        return kernel(of_i, xi[:f], xj[:f])[0], kernel(of_j, xi[:f], xj[:f])[1]
 
-    shared = _pick(shared, common)
-    joint_kernel = Kernel.trace(joint, shared, [_one(a) for a in x])
-    out = _bind(joint_kernel, parity, shared, x, [joined(jnp.moveaxis(indices, 0, -2)), jnp.max(columns)])
-    out = [y.reshape(*y.shape[:-1], size, n) for y in out]
-    return out, [y.ndim - 2 for y in out]
+    joint_kernel = Kernel.trace(
+        joint, _pick(kernel.shared_avals, common), kernel.feature_avals + _pick(kernel.shared_avals, own)
+    )
+    out = _bind(joint_kernel, _pick(shared, common), x, pairs)
+    own_axes = [len(aval.shape) for aval in kernel.out_avals]
+    return [y.reshape(*y.shape[:k], size, n, *instances) for y, k in zip(out, own_axes, strict=True)], own_axes
+
+
+def _batch_size(operands, axes) -> int:
+    return next(a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None)
+
+
+def _without(a, axis: int | None) -> jax.ShapeDtypeStruct:
+    """The array without its batch axis."""
+    return jax.ShapeDtypeStruct([size for q, size in enumerate(a.shape) if q != axis], a.dtype)
 
 
 def _evaluate_eagerly(*operands, **static):
@@ -424,8 +328,8 @@ neighbor_sum_p.def_abstract_eval(_abstract)
 ad.primitive_jvps[neighbor_sum_p] = _jvp
 ad.primitive_transposes[neighbor_sum_p] = _transpose
 batching.primitive_batchers[neighbor_sum_p] = _batch
-mlir.register_lowering(neighbor_sum_p, mlir.lower_fun(_gather_and_reduce, multiple_results=True))
-mlir.register_lowering(neighbor_sum_p, mlir.lower_fun(_column_sweep, multiple_results=True), platform="cpu")
+mlir.register_lowering(neighbor_sum_p, mlir.lower_fun(_lowered(gather_and_reduce), multiple_results=True))
+mlir.register_lowering(neighbor_sum_p, mlir.lower_fun(_lowered(column_sweep), multiple_results=True), platform="cpu")
 
 
 # --- positions in flat operand lists ----------------------------------------------------------------------------------

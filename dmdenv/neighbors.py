@@ -20,7 +20,7 @@ from dmdenv.bits import WORD
 from dmdenv.cells import choose_cells
 from dmdenv.in_batch import any_in_batch
 from dmdenv.neighbor_search import Neighbors, find_neighbors
-from dmdenv.particles_last import over_particles
+from dmdenv.particles_last import over_particles, split
 from dmdenv.pytree import Replaceable, pytree, static
 from dmdenv.space import Periodic, Space, Triclinic, squared_distance
 
@@ -216,7 +216,8 @@ def _outdated(neighbors: NeighborList, space: Space, positions: jax.Array) -> ja
     displacements besides that deformation.
     """
     carried, least = _deformed(neighbors.space, space, neighbors.positions)
-    (moved,) = over_particles(squared_distance, positions.shape[:1], space, positions.T, carried.T)
+    at, before = split(positions.T, 1), split(carried.T, 1)
+    (moved,) = over_particles(squared_distance, positions.shape[:1], space, at, before)
     first, second = _two_largest(moved)
     reach = neighbors.cutoff + neighbors.skin
     if isinstance(neighbors.space, Triclinic):  # farther pairs may have a nearer image than the one in the list

@@ -1,16 +1,22 @@
 """Evaluate a function of one pair for all particles at once, with the particle axes last.
 
 `jax.vmap` chooses where a batch axis stands operation by operation; inside a pair function it mixes `[n, 3]` with
-`[3, n]`, and the transposes cost ten times the arithmetic. Here every array keeps the kernel's own axes first and the
-particle axes last, so that each operation is a contiguous, vectorised loop over particles. What does not depend on
-the particle is computed once.
+`[3, n]`, and the transposes cost ten times the arithmetic. Here the particle axes stay last, so that each operation is
+a contiguous loop over particles, and a small vector or matrix of the function is taken apart: each of its components
+is an array over the particles of its own. So sums over components, slices and products of small matrices become plain
+arithmetic, which a CPU's compiler vectorises; within one array it vectorises none of them. What does not depend on the
+particle is computed once.
 """
 
+import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal
 
@@ -21,17 +27,83 @@ _ELEMENTWISE = frozenset(
     rem round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
     stop_gradient sub tan tanh xor""".split()
 )
-_REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or argmax argmin".split())
+_FOLDS: dict[str, Callable] = {
+    "reduce_sum": lax.add,
+    "reduce_prod": lax.mul,
+    "reduce_max": lax.max,
+    "reduce_min": lax.min,
+    "reduce_and": lax.bitwise_and,
+    "reduce_or": lax.bitwise_or,
+}
+_REDUCTIONS = frozenset([*_FOLDS, "argmax", "argmin"])
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
+_COMPONENTS = 15  # of a value a particle, up to which it is taken apart: tensors are, layers of networks are not
 _SMALL_PRODUCT = 64  # multiply-adds of a matrix product a pair, up to which it is written out
 
 
+class Whole(NamedTuple):
+    """A value of many components for every particle."""
+
+    array: jax.Array  # [*s, *particles]
+
+
+class Components(NamedTuple):
+    """A value of few components for every particle."""
+
+    entries: np.ndarray  # objects [*s]: arrays [*particles], or [] where all particles have the same
+
+
+Mapped = Whole | Components
+Value = Any  # Mapped, or an array [*s] that all particles share
+
+
+def is_small(shape: tuple[int, ...]) -> bool:
+    """Whether values of this shape are taken apart."""
+    return 0 < math.prod(shape) <= _COMPONENTS
+
+
+def split(array: jax.Array, axes: int) -> Mapped:
+    """The value whose array is `[*s, *particles]`, with `axes` particle axes."""
+    shape = array.shape[: array.ndim - axes]
+    if not is_small(shape):
+        return Whole(array)
+    return Components(_filled(shape, lambda index: array[index] if index else array))
+
+
+def join(value: Mapped, particles: tuple[int, ...]) -> jax.Array:
+    """The array `[*s, *particles]` of a value."""
+    if isinstance(value, Whole):
+        return value.array
+    entries = [_over(entry, particles) for entry in value.entries.flat]
+    if not value.entries.shape:
+        return entries[0]
+    return jnp.stack(entries).reshape(*value.entries.shape, *particles)
+
+
+def arrays(value: Mapped, particles: tuple[int, ...]) -> list[jax.Array]:
+    """The arrays of a value, each with all particle axes; `like` puts others in their place."""
+    if isinstance(value, Whole):
+        return [value.array]
+    return [_over(entry, particles) for entry in value.entries.flat]
+
+
+def like(shape: tuple[int, ...], arrays: Sequence[jax.Array]) -> Mapped:
+    """The value of shape `[*s]` a particle with these arrays."""
+    if not is_small(shape):
+        return Whole(arrays[0])
+    it = iter(arrays)
+    return Components(_filled(shape, lambda index: next(it)))
+
+
+def mapped_arrays(of: Callable[[jax.Array], jax.Array], value: Mapped) -> Mapped:
+    """The value with each of its arrays replaced by a function of it."""
+    if isinstance(value, Whole):
+        return Whole(of(value.array))
+    return Components(_filled(value.entries.shape, lambda index: of(value.entries[index])))
+
+
 def evaluate(
-    jaxpr: ClosedJaxpr,
-    operands: Sequence[jax.Array],
-    mapped: Sequence[bool],
-    particles: tuple[int, ...],
-    store: Callable[[jax.Array], jax.Array] = lambda array: array,
+    jaxpr: ClosedJaxpr, operands: Sequence[jax.Array], mapped: Sequence[bool], particles: tuple[int, ...]
 ) -> list[jax.Array]:
     """The outputs of `jaxpr` for every particle.
 
@@ -40,82 +112,104 @@ def evaluate(
         operands: arrays `[*s_q, *particles]` where mapped, `[*s_q]` where all particles share the value.
         mapped: which operands have the particle axes.
         particles: the shape of the particle axes.
-        store: an identity, applied to each array that the function broadcasts over further axes of its own, such as
-            the magnitude of a force along its direction.
 
     Returns:
         One array `[*s, *particles]` an output.
     """
-    values = _run(jaxpr, list(zip(operands, mapped, strict=True)), particles, store)
-    return [_spread(value, aval.shape, particles) for value, aval in zip(values, jaxpr.out_avals, strict=True)]
+    values = [split(a, len(particles)) if m else a for a, m in zip(operands, mapped, strict=True)]
+    return [join(value, particles) for value in evaluate_values(jaxpr, values, particles)]
 
 
-Value = tuple[jax.Array, bool]  # an array, and whether it has the particle axes
+def evaluate_values(
+    jaxpr: ClosedJaxpr,
+    values: Sequence[Value],
+    particles: tuple[int, ...],
+    *,
+    outputs: slice = slice(None),
+    store: Callable[[jax.Array], jax.Array] = lambda array: array,
+) -> list[Mapped]:
+    """`evaluate` of values that are taken apart already.
+
+    Args:
+        jaxpr: a function of one pair.
+        values: its operands.
+        particles: the shape of the particle axes.
+        outputs: which of its outputs; nothing is computed for the others.
+        store: an identity, applied to each array that the function uses for several components, such as the magnitude
+            of a force along its direction.
+    """
+    results = _run(jaxpr, list(values), particles, store, outputs)
+    avals = jaxpr.out_avals[outputs]
+    return [
+        r if _is_mapped(r) else split(_spread_shared(r, aval.shape, particles), len(particles))
+        for r, aval in zip(results, avals, strict=True)
+    ]
 
 
-def _run(jaxpr: ClosedJaxpr, operands: Sequence[Value], particles: tuple[int, ...], store: Callable) -> list[Value]:
-    env: dict = dict(zip(jaxpr.jaxpr.constvars, [(c, False) for c in jaxpr.consts], strict=True))
+def over_particles(function: Callable, particles: tuple[int, ...], shared, *own: Mapped) -> list[jax.Array]:
+    """`function(shared, *own)` for every particle: a flat list of its outputs, particle axes last.
+
+    Args:
+        function: takes the shared tree and one particle's arrays.
+        particles: the shape of the particle axes.
+        shared: a tree of values that all particles share.
+        own: values of the particles.
+    """
+    one = [_of_one(value, len(particles)) for value in own]
+    jaxpr = jax.make_jaxpr(function)(shared, *one)
+    return [join(value, particles) for value in evaluate_values(jaxpr, [*jax.tree.leaves(shared), *own], particles)]
+
+
+def take(table: jax.Array, index: jax.Array) -> jax.Array:
+    """Entries `[..., *index.shape]` of a table `[..., n]`, for indices that are known to be within it."""
+    return table.at[..., index].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+
+# --- equations --------------------------------------------------------------------------------------------------------
+
+
+def _run(
+    jaxpr: ClosedJaxpr, operands: list[Value], particles: tuple[int, ...], store: Callable, outputs: slice
+) -> list[Value]:
+    env: dict = dict(zip(jaxpr.jaxpr.constvars, jaxpr.consts, strict=True))
     env.update(zip(jaxpr.jaxpr.invars, operands, strict=True))
 
     def read(atom) -> Value:
-        return (atom.val, False) if isinstance(atom, Literal) else env[atom]
+        if isinstance(atom, Literal):
+            return np.asarray(atom.val, atom.aval.dtype)  # pyright: ignore[reportAttributeAccessIssue]
+        return env[atom]
 
-    for equation in jaxpr.jaxpr.eqns:
+    wanted = jaxpr.jaxpr.outvars[outputs]
+    for equation in _needed(jaxpr, wanted):
         results = _apply(equation, list(map(read, equation.invars)), particles, store)
         env.update(zip(equation.outvars, results, strict=True))
-    return list(map(read, jaxpr.jaxpr.outvars))
+    return list(map(read, wanted))
+
+
+def _needed(jaxpr: ClosedJaxpr, outvars: Sequence) -> list:
+    """The equations on which these variables depend, in order."""
+    needed, kept = {v for v in outvars if not isinstance(v, Literal)}, []
+    for equation in reversed(jaxpr.jaxpr.eqns):
+        if not needed.isdisjoint(equation.outvars):
+            kept.append(equation)
+            needed.update(v for v in equation.invars if not isinstance(v, Literal))
+    return kept[::-1]
 
 
 def _apply(equation, operands: list[Value], particles: tuple[int, ...], store: Callable) -> list[Value]:
-    name, params = equation.primitive.name, dict(equation.params)
+    name, params = equation.primitive.name, equation.params
     if name in _CALLS:
         inner = params[_CALLS[name]]
-        return _run(inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ()), operands, particles, store)
-    arrays, mapped = [a for a, _ in operands], [m for _, m in operands]
-    if not any(mapped):
-        return [(a, False) for a in bind(equation, arrays)]
-
-    out_aval = equation.outvars[0].aval
-    k, shape = len(particles), out_aval.shape
-    trailing = tuple(range(len(shape), len(shape) + k))
-    if name == "broadcast_in_dim" or name in _ELEMENTWISE:
-        operands = [(store(a) if m and math.prod(a.shape[:-k]) < math.prod(shape) else a, m) for a, m in operands]
-    if name in _ELEMENTWISE:
-        return [(equation.primitive.bind(*(_spread(v, shape, particles) for v in operands), **params), True)]
-    if name in _REDUCTIONS:
-        return [(equation.primitive.bind(*arrays, **params), True)]
-    if name == "broadcast_in_dim":
-        dimensions = (*params["broadcast_dimensions"], *trailing)
-        return [(lax.broadcast_in_dim(operands[0][0], (*shape, *particles), dimensions), True)]
-    if name == "squeeze" or (name == "reshape" and params["dimensions"] is None):
-        return [(lax.reshape(arrays[0], (*shape, *particles)), True)]
-    if name == "transpose":
-        return [(lax.transpose(arrays[0], (*params["permutation"], *trailing)), True)]
-    if name == "rev":
-        return [(lax.rev(arrays[0], params["dimensions"]), True)]
-    if name == "split":
-        return [(part, True) for part in lax.split(arrays[0], params["sizes"], params["axis"])]
-    if name in ("concatenate", "stack"):
-        full = [_spread(v, atom.aval.shape, particles) for v, atom in zip(operands, equation.invars, strict=True)]
-        if name == "stack":
-            return [(jnp.stack(full, params["axis"]), True)]
-        return [(lax.concatenate(full, params["dimension"]), True)]
-    if name == "unstack":
-        parts = range(len(equation.outvars))
-        return [(lax.index_in_dim(arrays[0], q, params["axis"], keepdims=False), True) for q in parts]
-    if name == "slice":
-        starts, limits = (*params["start_indices"], *([0] * k)), (*params["limit_indices"], *particles)
-        strides = None if params["strides"] is None else (*params["strides"], *([1] * k))
-        return [(lax.slice(arrays[0], starts, limits, strides), True)]
-    if name == "pad":
-        padding = [*params["padding_config"], *([(0, 0, 0)] * k)]
-        if not mapped[1]:
-            return [(lax.pad(arrays[0], arrays[1], padding), True)]
-    if name == "dot_general":
-        product = _small_product(equation, operands, particles)
-        if product is not None:
-            return [(product, True)]
-    return _mapped_by_vmap(equation, arrays, mapped, k)
+        inner = inner if isinstance(inner, ClosedJaxpr) else ClosedJaxpr(inner, ())
+        return _run(inner, operands, particles, store, slice(None))
+    if not any(map(_is_mapped, operands)):
+        return bind(equation, operands)
+    shapes = [v.aval.shape for v in (*equation.invars, *equation.outvars)]
+    if all(map(is_small, shapes)):
+        results = _on_components(equation, operands, particles, store)
+        if results is not None:
+            return list(map(Components, results))
+    return _on_arrays(equation, operands, particles)
 
 
 def bind(equation, operands: Sequence[jax.Array]) -> list[jax.Array]:
@@ -126,47 +220,182 @@ def bind(equation, operands: Sequence[jax.Array]) -> list[jax.Array]:
     return out if equation.primitive.multiple_results else [out]
 
 
-def _spread(value: Value, shape: tuple[int, ...], particles: tuple[int, ...]) -> jax.Array:
-    """The array over the kernel's own axes `shape`, over which it may be a scalar, and over the particle axes."""
-    array, mapped = jnp.asarray(value[0]), value[1]
-    target = (*shape, *particles)
-    if array.shape == target and mapped:
-        return array
-    trailing = range(len(shape), len(target)) if mapped else ()
-    own = range(array.ndim - len(trailing))
-    return lax.broadcast_in_dim(array, target, (*own, *trailing))
+# --- values that are taken apart --------------------------------------------------------------------------------------
 
 
-def _small_product(equation, operands: list[Value], particles: tuple[int, ...]) -> jax.Array | None:
-    """A product of small matrices, written out as multiply and add over the particles; None when it is not small."""
+def _on_components(
+    equation, operands: list[Value], particles: tuple[int, ...], store: Callable
+) -> list[np.ndarray] | None:
+    """Entries of the outputs; None for an operation that is not written here."""
+    name, params = equation.primitive.name, equation.params
+    shapes, shape = [v.aval.shape for v in equation.invars], equation.outvars[0].aval.shape
+    entries = [_entries(value, s) for value, s in zip(operands, shapes, strict=True)]
+    first = entries[0]
+    if name == "broadcast_in_dim" or name in _ELEMENTWISE:
+        entries = [_stored(e, store, particles) if e.size < math.prod(shape) else e for e in entries]
+        first = entries[0]
+    if name in _ELEMENTWISE:
+        of = functools.partial(equation.primitive.bind, **params)
+        return [_elementwise(of, entries, shape, particles)]
+    if name in _FOLDS:
+        return [_folded(_elementwise_of(_FOLDS[name], particles), first, tuple(params["axes"]))]
+    if name == "broadcast_in_dim":
+        where = dict(zip(params["broadcast_dimensions"], first.shape, strict=True))
+        return [np.broadcast_to(first.reshape([where.get(q, 1) for q in range(len(shape))]), shape)]
+    if name == "squeeze" or (name == "reshape" and params["dimensions"] is None):
+        return [first.reshape(shape)]
+    if name == "transpose":
+        return [first.transpose(params["permutation"])]
+    if name == "rev":
+        return [np.flip(first, params["dimensions"])]
+    if name == "split":
+        return np.split(first, np.cumsum(params["sizes"])[:-1], params["axis"])
+    if name == "concatenate":
+        return [np.concatenate(entries, params["dimension"])]
+    if name == "stack":
+        return [np.stack(entries, params["axis"])]
+    if name == "unstack":
+        return [part.reshape(shape) for part in np.split(first, len(equation.outvars), params["axis"])]
+    if name == "slice":
+        strides = params["strides"] or [1] * first.ndim
+        return [first[tuple(map(slice, params["start_indices"], params["limit_indices"], strides))]]
+    if name == "pad" and all(low >= 0 and high >= 0 for low, high, _ in params["padding_config"]):
+        padded = _filled(shape, lambda index: entries[1][()])
+        config = zip(params["padding_config"], first.shape, strict=True)
+        padded[tuple(slice(low, low + (n - 1) * (gap + 1) + 1, gap + 1) for (low, _, gap), n in config)] = first
+        return [padded]
+    if name == "dot_general":
+        return _small_product(equation, entries, particles)
+    return None
+
+
+def _elementwise(
+    of: Callable, operands: Sequence[np.ndarray], shape: tuple[int, ...], particles: tuple[int, ...]
+) -> np.ndarray:
+    """The operation for each component."""
+    function = _elementwise_of(of, particles)
+    operands = [np.broadcast_to(e, shape) for e in operands]
+    return _filled(shape, lambda index: function(*(e[index] for e in operands)))
+
+
+def _elementwise_of(of: Callable, particles: tuple[int, ...]) -> Callable:
+    """An operation on arrays of one shape, for arrays `[*particles]` and `[]`."""
+
+    def function(*args):
+        if all(np.shape(a) == () for a in args):
+            return of(*args)
+        return of(*(_over(a, particles) for a in args))
+
+    return function
+
+
+def _folded(of: Callable, entries: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """The entries combined along axes."""
+    rest = [q for q in range(entries.ndim) if q not in axes]
+    rows = entries.transpose(*rest, *axes).reshape(*(entries.shape[q] for q in rest), -1)
+    return _filled(rows.shape[:-1], lambda index: functools.reduce(of, rows[index]))
+
+
+def _small_product(equation, entries: list[np.ndarray], particles: tuple[int, ...]) -> list[np.ndarray] | None:
+    """A product of small matrices, written out; None when it is not small."""
     (contract_a, contract_b), (batch_a, batch_b) = equation.params["dimension_numbers"]
-    avals = [v.aval for v in equation.invars]
-    out = equation.outvars[0].aval
-    depth = math.prod(avals[0].shape[q] for q in contract_a)
-    free_a = [q for q in range(len(avals[0].shape)) if q not in (*contract_a, *batch_a)]
-    free_b = [q for q in range(len(avals[1].shape)) if q not in (*contract_b, *batch_b)]
-    if math.prod(out.shape[len(batch_a) :]) * depth > _SMALL_PRODUCT:
+    out, (a, b) = equation.outvars[0].aval, entries
+    free_a = [q for q in range(a.ndim) if q not in (*contract_a, *batch_a)]
+    free_b = [q for q in range(b.ndim) if q not in (*contract_b, *batch_b)]
+    batch, rows, columns, depth = (
+        math.prod(a.shape[q] for q in axes) if array is a else math.prod(b.shape[q] for q in axes)
+        for array, axes in ((a, batch_a), (a, free_a), (b, free_b), (a, contract_a))
+    )
+    if rows * columns * depth > _SMALL_PRODUCT:
         return None
-    rank = len(out.shape) + len(contract_a)
-    sizes = (*out.shape, *(avals[0].shape[q] for q in contract_a))
-    at_batch, at_a = range(len(batch_a)), range(len(batch_a), len(batch_a) + len(free_a))
-    at_b, at_contract = range(len(batch_a) + len(free_a), len(out.shape)), range(len(out.shape), rank)
-    trailing = range(rank, rank + len(particles))
+    a = a.transpose(*batch_a, *free_a, *contract_a).reshape(batch, rows, depth)
+    b = b.transpose(*batch_b, *free_b, *contract_b).reshape(batch, columns, depth)
+    multiply, add = _elementwise_of(lax.mul, particles), _elementwise_of(lax.add, particles)
 
-    def laid_out(operand, batch, free, at_free, contract):
-        array = _spread(operands[operand], avals[operand].shape, particles).astype(out.dtype)
-        where = dict(zip((*batch, *free, *contract), (*at_batch, *at_free, *at_contract), strict=True))
-        own = [where[q] for q in range(len(where))]
-        order = sorted(range(len(own)), key=own.__getitem__)
-        array = lax.transpose(array, (*order, *range(len(own), array.ndim)))
-        return lax.broadcast_in_dim(array, (*sizes, *particles), (*sorted(own), *trailing))
+    def converted(entry):
+        return jnp.asarray(entry).astype(out.dtype)
 
-    a = laid_out(0, batch_a, free_a, at_a, contract_a)
-    b = laid_out(1, batch_b, free_b, at_b, contract_b)
-    return jnp.sum(a * b, axis=tuple(at_contract), dtype=out.dtype)
+    def entry(index):
+        q, i, j = index
+        terms = [multiply(converted(a[q, i, p]), converted(b[q, j, p])) for p in range(depth)]
+        return functools.reduce(add, terms)
+
+    return [_filled((batch, rows, columns), entry).reshape(out.shape)]
 
 
-def _mapped_by_vmap(equation, arrays: Sequence[jax.Array], mapped: Sequence[bool], axes: int) -> list[Value]:
+def _stored(entries: np.ndarray, store: Callable, particles: tuple[int, ...]) -> np.ndarray:
+    """Entries with those over particles stored."""
+    return _filled(
+        entries.shape,
+        lambda index: store(entries[index]) if np.shape(entries[index]) == particles else entries[index],
+    )
+
+
+def _entries(value: Value, shape: tuple[int, ...]) -> np.ndarray:
+    """The entries of a small value, shared ones too."""
+    if isinstance(value, Components):
+        return value.entries
+    return _filled(shape, lambda index: value[index] if np.ndim(value) else value)
+
+
+def _filled(shape: tuple[int, ...], entry: Callable[[tuple[int, ...]], Any]) -> np.ndarray:
+    """An array of objects, each a function of its index; numpy would look into arrays that it is given itself."""
+    filled = np.empty(math.prod(shape), object)
+    for position, index in enumerate(itertools.product(*map(range, shape))):
+        filled[position] = entry(index)
+    return filled.reshape(shape)
+
+
+# --- values as one array ----------------------------------------------------------------------------------------------
+
+
+def _on_arrays(equation, operands: list[Value], particles: tuple[int, ...]) -> list[Value]:
+    """The outputs by operations on arrays `[*s, *particles]`."""
+    name, params = equation.primitive.name, equation.params
+    mapped = list(map(_is_mapped, operands))
+    operands = [join(v, particles) if m else v for v, m in zip(operands, mapped, strict=True)]
+    axes, shape = len(particles), equation.outvars[0].aval.shape
+    trailing = tuple(range(len(shape), len(shape) + axes))
+
+    def whole(q):
+        """Operand q over the particle axes and over its own, for either of which it may have one value only."""
+        array, target = jnp.asarray(operands[q]), equation.invars[q].aval.shape
+        target = target if name not in _ELEMENTWISE else shape
+        if not mapped[q]:
+            return _spread_shared(array, target, particles)
+        own = range(array.ndim - axes)
+        return lax.broadcast_in_dim(array, (*target, *particles), (*own, *range(len(target), len(target) + axes)))
+
+    every = range(len(operands))
+    if name in _ELEMENTWISE:
+        out = [equation.primitive.bind(*map(whole, every), **params)]
+    elif name in _REDUCTIONS:
+        out = [equation.primitive.bind(*operands, **params)]
+    elif name == "broadcast_in_dim":
+        dimensions = (*params["broadcast_dimensions"], *trailing)
+        out = [lax.broadcast_in_dim(operands[0], (*shape, *particles), dimensions)]
+    elif name == "squeeze" or (name == "reshape" and params["dimensions"] is None):
+        out = [lax.reshape(operands[0], (*shape, *particles))]
+    elif name == "transpose":
+        out = [lax.transpose(operands[0], (*params["permutation"], *trailing))]
+    elif name == "split":
+        out = lax.split(operands[0], params["sizes"], params["axis"])
+    elif name == "concatenate":
+        out = [lax.concatenate(list(map(whole, every)), params["dimension"])]
+    elif name == "stack":
+        out = [jnp.stack(list(map(whole, every)), params["axis"])]
+    elif name == "slice":
+        starts, limits = (*params["start_indices"], *([0] * axes)), (*params["limit_indices"], *particles)
+        strides = None if params["strides"] is None else (*params["strides"], *([1] * axes))
+        out = [lax.slice(operands[0], starts, limits, strides)]
+    elif name == "pad" and not mapped[1]:
+        out = [lax.pad(operands[0], operands[1], [*params["padding_config"], *([(0, 0, 0)] * axes)])]
+    else:
+        out = _by_vmap(equation, operands, mapped, axes)
+    return [split(a, axes) for a in out]
+
+
+def _by_vmap(equation, operands: Sequence[jax.Array], mapped: Sequence[bool], axes: int) -> list[jax.Array]:
     """Any other operation: `jax.vmap` over the particle axes, from the last to the first and put back there."""
 
     def function(*operands):
@@ -175,24 +404,26 @@ def _mapped_by_vmap(equation, arrays: Sequence[jax.Array], mapped: Sequence[bool
     fun: Callable = function
     for _ in range(axes):
         fun = jax.vmap(fun, in_axes=tuple(-1 if m else None for m in mapped), out_axes=-1)
-    return [(a, True) for a in fun(*arrays)]
+    return fun(*operands)
 
 
-def over_particles(function: Callable, particles: tuple[int, ...], shared, *mapped) -> list[jax.Array]:
-    """`function(shared, *own)` for every particle: a flat list of its outputs, particle axes last.
-
-    Args:
-        function: takes the shared tree and one particle's arrays.
-        particles: the shape of the particle axes.
-        shared: a tree of values that all particles share.
-        mapped: arrays `[..., *particles]`.
-    """
-    own = [jax.ShapeDtypeStruct(a.shape[: a.ndim - len(particles)], a.dtype) for a in mapped]
-    leaves = jax.tree.leaves(shared)
-    jaxpr = jax.make_jaxpr(function)(shared, *own)
-    return evaluate(jaxpr, [*leaves, *mapped], [False] * len(leaves) + [True] * len(mapped), particles)
+def _of_one(value: Mapped, axes: int) -> jax.ShapeDtypeStruct:
+    """Shape and type of a particle's value."""
+    if isinstance(value, Whole):
+        return jax.ShapeDtypeStruct(value.array.shape[: value.array.ndim - axes], value.array.dtype)
+    return jax.ShapeDtypeStruct(value.entries.shape, value.entries.flat[0].dtype)
 
 
-def take(table: jax.Array, index: jax.Array) -> jax.Array:
-    """Entries `[..., *index.shape]` of a table `[..., n]`, for indices that are known to be within it."""
-    return table.at[..., index].get(mode="promise_in_bounds", wrap_negative_indices=False)
+def _is_mapped(value: Value) -> bool:
+    return isinstance(value, Whole | Components)
+
+
+def _over(array: jax.Array, particles: tuple[int, ...]) -> jax.Array:
+    """An array `[*particles]`, perhaps of one value `[]`."""
+    return array if np.shape(array) == particles else lax.broadcast(jnp.asarray(array), particles)
+
+
+def _spread_shared(array: jax.Array, shape: tuple[int, ...], particles: tuple[int, ...]) -> jax.Array:
+    """What all particles share, a scalar or of shape `[*s]`, as an array `[*s, *particles]`."""
+    array = jnp.asarray(array)
+    return lax.broadcast_in_dim(array, (*shape, *particles), range(array.ndim))

@@ -22,7 +22,7 @@ form, with its convention that alignment and cohesion turn a boid but do not pus
 """
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ import numpy as np
 from dmdenv.envs.base import Params, State, parameter
 from dmdenv.neighbor_sum import neighbor_sum
 from dmdenv.neighbors import Pairs
+from dmdenv.particles_last import like, over_particles
 from dmdenv.pytree import pytree
 from dmdenv.space import Space, norm, unit
 
@@ -232,40 +233,87 @@ def _cohesion_torque(strength: jax.Array, center: jax.Array, u: jax.Array) -> ja
     return strength * (1 - jnp.sum(c * u, axis=-1)) * cross(u, c)
 
 
-def towards(space: Space, targets: jax.Array, positions: jax.Array, u: jax.Array):
-    """From each of n agents to each of m targets: d, e `[n, m, 2]`, r, e.u and e.u' `[n, m]`."""
-    d = space.displacement(targets[None, :, :], positions[:, None, :])
-    r = norm(d)
-    e = d / jnp.where(r > 0, r, 1.0)[..., None]
-    u = jnp.broadcast_to(u[:, None, :], e.shape)
-    return d, e, r, jnp.sum(e * u, axis=-1), cross(u, e), u
+class Seen(NamedTuple):
+    """Where the m targets of each of n agents are, as seen by it, `[m, n]` each."""
+
+    x: jax.Array  # from the agent to the target, unit length
+    y: jax.Array
+    distance: jax.Array  # unit length
+    ahead: jax.Array  # the direction's component q along the heading
+    left: jax.Array  # and to its left
+
+    def direction(self) -> tuple[jax.Array, jax.Array]:
+        """The unit vector e to the target, 0 where it is in the same place."""
+        length = jnp.where(self.distance > 0, self.distance, 1.0)
+        return self.x / length, self.y / length
+
+
+def look(space: Space, targets: tuple[jax.Array, jax.Array], positions: jax.Array, u: jax.Array) -> Seen:
+    """What n agents at `positions` with headings `u`, both `[n, 2]`, see of targets.
+
+    Components stand in arrays of their own, agents last: so they are plain loops over agents.
+
+    Args:
+        space: where they are.
+        targets: x and y, `[m, n]`, or `[m, 1]` for targets of all agents.
+        positions: of the agents.
+        u: unit vectors.
+    """
+    shape = jnp.broadcast_shapes(targets[0].shape, (1, len(positions)))
+    own = positions[None, :, 0], positions[None, :, 1]
+    there, here = (like((2,), [jnp.broadcast_to(a, shape) for a in place]) for place in (targets, own))
+    x, y = over_particles(lambda space, a, b: tuple(space.displacement(a, b)), shape, space, there, here)
+    squared = x * x + y * y
+    apart = squared > 0
+    length = jnp.sqrt(jnp.where(apart, squared, 1.0))
+    ahead, left = in_frame(u, x / length, y / length)
+    return Seen(x, y, jnp.where(apart, length, 0.0), ahead, left)
+
+
+def in_frame(u: jax.Array, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Components of vectors (x, y), `[m, n]` each, along the headings u `[n, 2]` and to their left."""
+    ux, uy = u[None, :, 0], u[None, :, 1]
+    return ux * x + uy * y, ux * y - uy * x
+
+
+def columns(positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """x and y, `[m, 1]`, of places `[m, 2]`: targets of all agents."""
+    return positions[:, :1], positions[:, 1:]
+
+
+def _sum_of_forces(seen: Seen, u: jax.Array, along: jax.Array, across: jax.Array) -> jax.Array:
+    """`sum over targets of along e + across (u - q e)`, `[n, 2]`."""
+    rest = along - across * seen.ahead
+    return jnp.stack(
+        [jnp.sum(rest * e + across * u[None, :, q], axis=0) for q, e in enumerate(seen.direction())],
+        axis=-1,
+    )
 
 
 def obstacle_rule(
     space: Space, positions: jax.Array, u: jax.Array, state: FlockingState, params: SteeredParams
 ) -> tuple[jax.Array, jax.Array]:
     """Force `[n, 2]` and torque `[n]` of the obstacles on agents."""
-    _, e, r, q, turn, u = towards(space, state.obstacles, positions, u)
-    D, J = state.obstacle_ranges[None, :], params.obstacle
+    seen = look(space, columns(state.obstacles), positions, u)
+    D, J, r, q = state.obstacle_ranges[:, None], params.obstacle, seen.distance, seen.ahead
     near = (r < D) & (r > 0)
     w, r = jnp.where(near, 1 - r / D, 0.0), jnp.where(near, r, 1.0)
-    along, across = -(2 / D) * w * (1 + q) ** 2, 2 * w**2 * (1 + q) / r
-    force = J * (along[..., None] * e + across[..., None] * (u - q[..., None] * e))
-    return jnp.sum(force, axis=1), jnp.sum(-2 * J * w**2 * (1 + q) * turn, axis=1)
+    along, across = -J * (2 / D) * w * (1 + q) ** 2, J * 2 * w**2 * (1 + q) / r
+    return _sum_of_forces(seen, u, along, across), jnp.sum(-2 * J * w**2 * (1 + q) * seen.left, axis=0)
 
 
 def flight_rule(
     space: Space, positions: jax.Array, u: jax.Array, hunters: jax.Array, params: BoidParams
 ) -> tuple[jax.Array, jax.Array]:
     """Force `[n, 2]` and torque `[n]` on boids of those they flee from, at `hunters` `[m, 2]`."""
-    _, e, r, q, turn, u = towards(space, hunters, positions, u)
-    D, J, alpha = params.flight_range, params.flight, params.exponent
+    seen = look(space, columns(hunters), positions, u)
+    D, J, alpha, r, q = params.flight_range, params.flight, params.exponent, seen.distance, seen.ahead
     near = (r < D) & (r > 0)
     w, r = jnp.where(near, 1 - r / D, 1.0), jnp.where(near, r, 1.0)
-    along, across = -J / D * w ** (alpha - 1) * (1 + q), J / alpha * w**alpha / r
-    force = along[..., None] * e + across[..., None] * (u - q[..., None] * e)
-    torque = -J / alpha * w**alpha * turn
-    return jnp.sum(jnp.where(near[..., None], force, 0.0), axis=1), jnp.sum(jnp.where(near, torque, 0.0), axis=1)
+    along = jnp.where(near, -J / D * _power(w, alpha - 1) * (1 + q), 0.0)
+    across = jnp.where(near, J / alpha * _power(w, alpha) / r, 0.0)
+    torque = jnp.where(near, -J / alpha * _power(w, alpha) * seen.left, 0.0)
+    return _sum_of_forces(seen, u, along, across), jnp.sum(torque, axis=0)
 
 
 F = TypeVar("F", bound=FlockingState)
@@ -274,12 +322,12 @@ F = TypeVar("F", bound=FlockingState)
 def move_predators(space: Space, old: F, new: F, params: SteeredParams, present: jax.Array | None = None) -> F:
     """`new` with the predators moved too, by the rules at the `old` positions, after boids that are `present` `[n]`."""
     u = direction(old.predator_headings)
-    d, _, r, q, _, _ = towards(space, old.positions, old.predators, u)
+    seen = look(space, columns(old.positions), old.predators, u)
     least, most = _view_cosines(params)
-    hunted = (r < params.chase_range) & (least <= q) & (q <= most)
-    hunted = hunted if present is None else hunted & present[None, :]
-    center = jnp.sum(jnp.where(hunted[..., None], d, 0.0), axis=1)
-    count = jnp.maximum(jnp.sum(hunted, axis=1), 1)
+    hunted = (seen.distance < params.chase_range) & (least <= seen.ahead) & (seen.ahead <= most)
+    hunted = hunted if present is None else hunted & present[:, None]
+    center = jnp.stack([jnp.sum(jnp.where(hunted, d, 0.0), axis=0) for d in (seen.x, seen.y)], axis=-1)
+    count = jnp.maximum(jnp.sum(hunted, axis=0), 1)
     center = center / count[:, None]
     torque = _cohesion_torque(params.chase, center, u)
     # the chase energy depends on where the predator stands, which pulls it aside a little

@@ -27,16 +27,19 @@ from dmdenv.envs.boids import (
     FlockState,
     SteeredParams,
     boid_rules,
-    cross,
+    columns,
     direction,
     flight_rule,
+    in_frame,
+    look,
     move_predators,
     obstacle_rule,
-    towards,
 )
 from dmdenv.nearest import nearest
 from dmdenv.neighbors import AllPairs, NeighborList, Pairs, allocate, build, update
-from dmdenv.space import Free, Periodic, Space, norm
+from dmdenv.particles_last import take
+from dmdenv.space import Free, Periodic, Space
+from dmdenv.stored import stored
 
 _ALL_PAIRS_UP_TO = 32  # boids; `benchmarks/env_throughput.py --crossover` compares
 _GOLDEN_ANGLE = np.pi * (3 - 5**0.5)
@@ -239,7 +242,7 @@ class SteeredFlock(Flock[SteeredS, SteeredP], Generic[SteeredS, SteeredP]):
         self, state: SteeredS, action: jax.Array, params: SteeredP, present: jax.Array | None = None
     ) -> tuple[SteeredS, dict[str, jax.Array]]:
         """The state after a step of those boids that are `present` `[n]` (None: all), and what `boid_rules` found."""
-        space, u = self.space_of(params), direction(state.headings)
+        space, u = self.space_of(params), stored(direction(state.headings))
         rules = boid_rules(space, state, u, params, present)
         force, torque = rules["force"], rules["torque"]
         if self.obstacles:
@@ -248,7 +251,8 @@ class SteeredFlock(Flock[SteeredS, SteeredP], Generic[SteeredS, SteeredP]):
         if self.predators:
             f, t = flight_rule(space, state.positions, u, state.predators, params)
             force, torque = force + f, torque + t
-        shift, turn = params.dt * (params.speed * u + force), params.dt * (params.turn_rate * action + torque)
+        shift: Any = params.dt * (params.speed * u + force)
+        turn = params.dt * (params.turn_rate * action + torque)
         if present is not None:
             shift, turn = jnp.where(present[:, None], shift, 0.0), jnp.where(present, turn, 0.0)
         moved = dataclasses.replace(
@@ -260,13 +264,14 @@ class SteeredFlock(Flock[SteeredS, SteeredP], Generic[SteeredS, SteeredP]):
 
     def sensed(self, state: SteeredS, params: SteeredP, present: jax.Array | None = None) -> jax.Array:
         """What each boid sees of those that are `present` `[n]` (None: all), as above; those absent see nothing."""
-        space, u = self.space_of(params), direction(state.headings)
+        space, u = self.space_of(params), stored(direction(state.headings))
         seen = [_observe_boids(space, state, u, params, self.nearest, present)]
         if self.obstacles:
             seen.append(_observe_obstacles(space, state, u, params, min(self.obstacles, 2)))
         if self.predators:
             seen.append(_observe_predator(space, state, u, params))
-        rows = jnp.concatenate(seen, axis=1)
+        rows = [jnp.stack(features, axis=-1).swapaxes(0, 1).reshape(self.boids, -1) for features in stored(seen)]
+        rows = jnp.concatenate(rows, axis=1)
         return rows if present is None else jnp.where(present[:, None], rows, 0.0)
 
     def seen_boids(self, observation: jax.Array) -> jax.Array:
@@ -301,51 +306,48 @@ def presence(distance: jax.Array, reach: jax.Array) -> jax.Array:
     return jnp.maximum(1 - (distance / reach) ** 2, 0.0) ** 2
 
 
-def _in_frame(u: jax.Array, vector: jax.Array) -> jax.Array:
-    """Components of vectors `[..., 2]` along headings u `[..., 2]` and to their left."""
-    return jnp.stack([jnp.sum(u * vector, axis=-1), cross(u, vector)], axis=-1)
-
-
 def _observe_boids(
     space: Space, state: FlockingState, u: jax.Array, params: SteeredParams, k: int, present: jax.Array | None
-) -> jax.Array:
-    """The k nearest boids, `[n, 5 k]`."""
-    slots = nearest(space, state.positions, state.pairs, k, present=present)
-    own = jnp.arange(len(slots))[:, None]
-    d = space.displacement(state.positions[slots], state.positions[:, None, :])
-    p = jnp.where(slots == own, 0.0, presence(norm(d), params.perception))
-    view = _view(p, jnp.broadcast_to(u[:, None, :], d.shape), d / params.perception, u[slots])
-    return view.reshape(len(slots), -1)
+) -> list[jax.Array]:
+    """The k nearest boids: five features, `[k, n]` each."""
+    slots = nearest(space, state.positions, state.pairs, k, present=present).T
+    x, y, heading_x, heading_y = stored([take(table, slots) for table in (*state.positions.T, *u.T)])
+    seen = look(space, (x, y), state.positions, u)
+    p = jnp.where(slots == jnp.arange(len(u))[None, :], 0.0, presence(seen.distance, params.perception))
+    return _view(p, u, (seen.x / params.perception, seen.y / params.perception), (heading_x, heading_y))
 
 
-def _observe_obstacles(space: Space, state: FlockingState, u: jax.Array, params: SteeredParams, k: int) -> jax.Array:
-    """The k obstacles whose edge is nearest, `[n, 3 k]`."""
-    d, e, r, _, _, u = towards(space, state.obstacles, state.positions, u)
-    gap = jnp.maximum(r - state.obstacle_ranges[None, :], 0.0)
-    view = _view(presence(gap, params.perception), u, gap[..., None] * e / params.perception)
-    return closest(gap, view, k)
+def _observe_obstacles(
+    space: Space, state: FlockingState, u: jax.Array, params: SteeredParams, k: int
+) -> list[jax.Array]:
+    """The k obstacles whose edge is nearest: three features, `[k, n]` each."""
+    seen = look(space, columns(state.obstacles), state.positions, u)
+    gap = jnp.maximum(seen.distance - state.obstacle_ranges[:, None], 0.0)
+    p = presence(gap, params.perception)
+    weight = p * gap / params.perception
+    return closest(gap, [p, weight * seen.ahead, weight * seen.left], k)
 
 
-def _observe_predator(space: Space, state: FlockingState, u: jax.Array, params: SteeredParams) -> jax.Array:
-    """The nearest predator, `[n, 5]`."""
-    d, _, r, _, _, u = towards(space, state.predators, state.positions, u)
-    headings = jnp.broadcast_to(direction(state.predator_headings)[None], u.shape)
-    view = _view(presence(r, params.perception), u, d / params.perception, headings)
-    return closest(r, view, 1)
+def _observe_predator(space: Space, state: FlockingState, u: jax.Array, params: SteeredParams) -> list[jax.Array]:
+    """The nearest predator: five features, `[1, n]` each."""
+    seen = look(space, columns(state.predators), state.positions, u)
+    headings = columns(direction(state.predator_headings))
+    p = presence(seen.distance, params.perception)
+    view = _view(p, u, (seen.x / params.perception, seen.y / params.perception), headings)
+    return closest(seen.distance, view, 1)
 
 
-def closest(distance: jax.Array, view: jax.Array, k: int) -> jax.Array:
-    """The rows of `view` `[n, m, f]` at the k smallest of `distance` `[n, m]`, in order, `[n, k f]`."""
+def closest(distance: jax.Array, features: list[jax.Array], k: int) -> list[jax.Array]:
+    """Features `[m, n]` at the k smallest of `distance` `[m, n]` along m, in order, `[k, n]` each."""
     distance = jax.lax.stop_gradient(distance)
     rows = []
     for _ in range(k):  # k and m are a handful: cheaper than a sort, and without gather
-        chosen = jnp.arange(distance.shape[1])[None, :] == jnp.argmin(distance, axis=1)[:, None]
-        rows.append(jnp.sum(jnp.where(chosen[..., None], view, 0.0), axis=1))
+        chosen = jnp.arange(len(distance))[:, None] == jnp.argmin(distance, axis=0)[None, :]
+        rows.append([jnp.sum(jnp.where(chosen, feature, 0.0), axis=0) for feature in features])
         distance = jnp.where(chosen, jnp.inf, distance)
-    return jnp.concatenate(rows, axis=1)
+    return [jnp.stack(column) for column in zip(*rows, strict=True)]
 
 
-def _view(presence: jax.Array, u: jax.Array, *vectors: jax.Array) -> jax.Array:
-    """Presence `[...]`, and with it as weight vectors `[..., 2]` in the frame of u: `[..., 1 + 2 len(vectors)]`."""
-    seen = [_in_frame(u, vector) for vector in vectors]
-    return presence[..., None] * jnp.concatenate([jnp.ones_like(presence)[..., None], *seen], axis=-1)
+def _view(p: jax.Array, u: jax.Array, *vectors: tuple[jax.Array, jax.Array]) -> list[jax.Array]:
+    """Presence p, `[m, n]`, and with it as weight vectors in the frame of u `[n, 2]`."""
+    return [p, *(p * component for vector in vectors for component in in_frame(u, *vector))]

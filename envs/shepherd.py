@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmdenv.envs.base import Baseline, Transition, initial_flags, parameter, task_field
-from dmdenv.envs.boids import BoidParams, FlockState, boid_rules, cross, direction, flight_rule
+from dmdenv.envs.boids import BoidParams, FlockState, boid_rules, columns, cross, direction, flight_rule
 from dmdenv.envs.flocks import Flock, closest, presence, seeds
 from dmdenv.pytree import pytree
 from dmdenv.space import norm, unit
@@ -199,12 +199,13 @@ class Shepherd(Flock[ShepherdState, ShepherdParams]):
         h, boids, herders = self.herders, state.positions, state.herders
         to_boids = boids[None, :, :] - herders[:, None, :]
         spread, far = _spread(boids)
-        marks = jnp.stack([jnp.zeros(2), jnp.mean(boids, axis=0), closest(-far[None, :], boids[None], 1)[0]])
+        stray = jnp.concatenate(closest(-far[:, None], list(columns(boids)), 1))[:, 0]
+        marks = jnp.stack([jnp.zeros(2), jnp.mean(boids, axis=0), stray])
         others = np.array([[j for j in range(h) if j != i] for i in range(h)], int).reshape(h, h - 1)
         places = jnp.concatenate(
             [
                 marks[None, :, :] - herders[:, None, :],
-                closest(norm(to_boids), to_boids, self.nearest).reshape(h, -1, 2),
+                jnp.stack(closest(norm(to_boids).T, list(to_boids.T), self.nearest), axis=-1).swapaxes(0, 1),
                 herders[others] - herders[:, None, :],
             ],
             axis=1,

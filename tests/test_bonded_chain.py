@@ -240,6 +240,8 @@ def test_the_work_of_a_swimmer_goes_into_its_energy_and_into_the_fluid():
 def test_bonds_and_joints_have_the_energies_of_equilibrium(task):
     """<u> of a joint is k (1 - I_1 / I_0), of a bond in the plane that of p(r) ~ r exp(-k (r - 1)^2 / 2 T)."""
     env = small(task)
+    # the time step of `swim` takes a tenth of the energy of bonds at this temperature; its error falls as dt^2
+    env = dataclasses.replace(env, substeps=4 * env.substeps)
     T = 0.2
     p = env.default_params.replace(temperature=T, max_steps=100_000)
 
@@ -253,8 +255,8 @@ def test_bonds_and_joints_have_the_energies_of_equilibrium(task):
             return state, (jnp.mean(of_bonds[1:]), jnp.mean(of_joints))  # the anchor holds the first bond of `reach`
 
         start = env.reset(key, p)[1].replace(turns=jnp.zeros(env.beads - 2))
-        found = jax.lax.scan(step, start, jax.random.split(key, 2000))[1]
-        return jax.tree.map(lambda x: jnp.mean(x[500:]), found)
+        found = jax.lax.scan(step, start, jax.random.split(key, 1000))[1]
+        return jax.tree.map(lambda x: jnp.mean(x[250:]), found)
 
     found = [np.asarray(x, float) for x in energies(jax.random.split(jax.random.key(0), 48))]
     k_bond, k_joint = float(p.bond_stiffness), float(p.joint_stiffness)

@@ -16,11 +16,12 @@ import pytest
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-import dmdenv.neighbor_sum
-from dmdenv.neighbor_sum import _column_sweep, _gather_and_reduce, neighbor_sum, neighbor_sum_p
+import dmdenv.sweeps
+from dmdenv.neighbor_sum import _lowered, neighbor_sum, neighbor_sum_p
 from dmdenv.neighbors import AllPairs, NeighborList, allocate
 from dmdenv.particles_last import bind
 from dmdenv.space import Free, Periodic
+from dmdenv.sweeps import column_sweep, gather_and_reduce
 from marks import by_default
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -342,7 +343,7 @@ def test_long_lists_are_swept_block_by_block(monkeypatch):
 
     whole = jax.jit(summed)(case.point)
     for most in (len(GRAPH) - 2, 1):
-        monkeypatch.setattr(dmdenv.neighbor_sum, "_BLOCK", most)
+        monkeypatch.setattr(dmdenv.sweeps, "_LIST_BLOCK", most)
         program = jax.jit(lambda point: summed(point)).lower(case.point)
         assert "dynamic_update_slice" in program.as_text()
         agree(program.compile()(case.point), whole)
@@ -351,7 +352,7 @@ def test_long_lists_are_swept_block_by_block(monkeypatch):
 @pytest.mark.parametrize("n", [11, 12])
 def test_blocks_need_not_divide_the_particles(n, monkeypatch):
     """The last one then goes over some particles of the one before again."""
-    monkeypatch.setattr(dmdenv.neighbor_sum, "_BLOCK", 4)
+    monkeypatch.setattr(dmdenv.sweeps, "_LIST_BLOCK", 4)
     x = np.random.default_rng(n).random((n, 2))
     d = np.linalg.norm(x[:, None] - x[None], axis=-1)
     near = (d < 0.5) & ~np.eye(n, dtype=bool)
@@ -677,7 +678,7 @@ def with_form(form, program, *args):
         for equation in jaxpr.eqns:
             inputs = [jnp.asarray(v.val) if hasattr(v, "val") else env[v] for v in equation.invars]
             if equation.primitive is neighbor_sum_p:
-                outputs = form(*inputs, **equation.params)
+                outputs = _lowered(form)(*inputs, **equation.params)
             elif equation.primitive.name in ("jit", "pjit"):
                 outputs = run(equation.params["jaxpr"].jaxpr, equation.params["jaxpr"].consts, inputs)
             else:
@@ -704,7 +705,30 @@ def test_both_forms_agree(name):
         )
         return case.sum(p, AllPairs()), of_list
 
-    agree(with_form(_gather_and_reduce, evaluated, *at), with_form(_column_sweep, evaluated, *at))
+    agree(with_form(gather_and_reduce, evaluated, *at), with_form(column_sweep, evaluated, *at))
+
+
+@pytest.mark.parametrize("parity", [0, -1])
+def test_a_coefficient_of_each_instance_has_its_gradient_through_a_batch_of_lists(parity):
+    """Declared antisymmetric, the kernel is so only for equal coefficients, which those of two instances are not."""
+    rng = np.random.default_rng(2)
+    x, k, weight = rng.normal(size=(3, N, 2)), rng.uniform(0.5, 1.0, 3), rng.normal(size=(1, N, 2))
+    lists, graphs = batch_of_lists()
+
+    def force(k, a, b):
+        return (a - b) * jnp.exp(-k * jnp.sum((a - b) ** 2))
+
+    def ours(k):
+        y = jax.vmap(lambda k, x, pairs: neighbor_sum(functools.partial(force, k), x, pairs, parity=parity))(
+            k, x, lists
+        )
+        return jnp.sum(weight * y)
+
+    def dense(k):
+        y = jax.vmap(lambda k, x, graph: dense_sum(functools.partial(force, k), x, graph))(k, x, graphs)
+        return jnp.sum(weight * y)
+
+    agree(jax.jit(jax.grad(ours))(k), jax.jit(jax.grad(dense))(k))
 
 
 def test_both_forms_agree_on_batches():
@@ -714,10 +738,10 @@ def test_both_forms_agree_on_batches():
         of_lists = jax.vmap(jax.grad(through_list))(at, lists)
         return of_lists, jax.vmap(jax.grad(lambda at: through_list(at, AllPairs())))(at)
 
-    agree(with_form(_gather_and_reduce, evaluated, at, lists), with_form(_column_sweep, evaluated, at, lists))
+    agree(with_form(gather_and_reduce, evaluated, at, lists), with_form(column_sweep, evaluated, at, lists))
 
 
-@pytest.mark.parametrize("form", [_column_sweep, _gather_and_reduce])
+@pytest.mark.parametrize("form", [column_sweep, gather_and_reduce])
 @pytest.mark.parametrize("kind", ["all pairs", "list"])
 def test_what_a_kernel_gives_for_a_particle_and_itself_is_discarded(kind, form):
     """Infinite or NaN there, in the sum and in each derivative; no other particle's value is touched."""

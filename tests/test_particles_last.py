@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dmdenv.particles_last import evaluate, over_particles
+from dmdenv.particles_last import evaluate, over_particles, split
 
 S = (3,)  # of one particle's vectors
 
@@ -142,7 +142,7 @@ def test_what_is_shared_is_computed_once():
 
 def test_a_function_of_trees_is_evaluated_on_a_shared_tree_and_mapped_arrays():
     a = jnp.arange(12.0).reshape(3, 4)
-    total, scaled = over_particles(lambda s, v: (jnp.sum(v), s["k"] * v), (4,), {"k": jnp.float32(2)}, a)
+    total, scaled = over_particles(lambda s, v: (jnp.sum(v), s["k"] * v), (4,), {"k": jnp.float32(2)}, split(a, 1))
     np.testing.assert_allclose(total, a.sum(0))
     np.testing.assert_allclose(scaled, 2 * a)
 

@@ -1,0 +1,227 @@
+"""Two ways to compute a sum over neighbours: a sweep over neighbour columns, for CPUs, and one fused reduction.
+
+Arrays of features are `[*s, n, m]` here, for n particles in each of m instances. The instances stand last, so that a
+column of all of them is one contiguous piece, however small a system is; both axes together are the particles of
+`dmdenv.particles_last`. Values that all particles share are `[*s]`, and those of an instance `[*s, m]`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dmdenv.pair_kernel import Kernel
+from dmdenv.particles_last import Mapped, Value, arrays, is_small, join, like, mapped_arrays, split, take
+
+_BLOCK = 8_192  # particles of all instances whose sums are formed at once: what they read stays in a processor's cache
+_LIST_BLOCK = 32_768  # the same with a list, whose columns are gathered
+_AT_ONCE = 2**17  # pairs of one small system, up to which a loop over its short columns costs more than it saves
+
+
+def column_sweep(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequence) -> list[jax.Array]:
+    """A loop over neighbour columns; each is one vectorised loop over particles that adds to the running sums.
+
+    It goes through all columns for a block of particles or of instances after the other, so that what a column reads
+    and adds to stays in the processor's cache.
+    """
+    n, m = x[0].shape[-2:]
+    if n == 0 or m == 0:
+        return [jnp.zeros((*aval.shape, n, m), aval.dtype) for aval in kernel.out_avals]
+    if not pairs and m == 1 and n**2 <= _AT_ONCE:
+        return gather_and_reduce(kernel, shared, x, pairs)
+    if pairs:
+        indices, columns = pairs
+
+        def rows(start, size):
+            return _list_sweep(kernel, shared, x, lax.dynamic_slice_in_dim(indices, start, size, -1), columns, start)
+
+        return _in_blocks(rows, n, max(1, _LIST_BLOCK // m), axis=-2)
+
+    def instances(start, size):
+        def block(a):
+            return lax.dynamic_slice_in_dim(a, start, size, -1)
+
+        own = [block(a) if _of_instance(a, aval) else a for a, aval in zip(shared, kernel.shared_avals, strict=True)]
+        return _half_sweep(kernel, own, [block(a) for a in x])
+
+    return _in_blocks(instances, m, max(1, _BLOCK // n), axis=-1)
+
+
+def gather_and_reduce(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequence) -> list[jax.Array]:
+    """All pairs at once, `[K, n, m]`, reduced over K; an accelerator's compiler fuses it into one kernel."""
+    n, m = x[0].shape[-2:]
+    particle = lax.iota(jnp.int32, n)
+    indices = pairs[0] if pairs else jnp.broadcast_to(particle[:, None], (n, n))
+    grid = (indices.shape[0], n, m) if m > 1 else (indices.shape[0], n)
+
+    def over_grid(a):
+        """An array `[*s, K, n, m]`, of which some axes are 1, over the grid."""
+        if m == 1:
+            a = a[..., 0]
+        return jnp.broadcast_to(a, (*a.shape[: a.ndim - len(grid)], *grid))
+
+    def gathered(a):
+        return jnp.moveaxis(take(jnp.moveaxis(a, -1, 0), indices), 0, -1) if pairs else a[..., :, None, :]
+
+    def value(a):
+        return split(over_grid(a), len(grid))
+
+    xi, xj = [value(a[..., None, :, :]) for a in x], [value(gathered(a)) for a in x]
+    own = [
+        value(a[..., None, None, :]) if _of_instance(a, aval) else a
+        for a, aval in zip(shared, kernel.shared_avals, strict=True)
+    ]
+    keep = over_grid((indices != particle[None, :])[..., None])
+    y = [join(_masked(term, keep), grid) for term in kernel.over(own, xi, xj, grid, both=False)]
+    axis = -len(grid)
+    return [jnp.sum(a, axis=axis, dtype=a.dtype).reshape(*a.shape[:axis], n, m) for a in y]
+
+
+# --- sweeps -----------------------------------------------------------------------------------------------------------
+
+
+def _in_blocks(sums: Callable, total: int, size: int, axis: int) -> list[jax.Array]:
+    """`sums(start, size)` of blocks of an axis, put together along it; the last block goes over a part again."""
+    blocks = math.ceil(total / size)
+    if blocks == 1:
+        return sums(jnp.int32(0), total)
+    size = math.ceil(total / blocks)
+
+    def add_block(b, y):
+        start = jnp.minimum(b * size, total - size)
+        return [
+            lax.dynamic_update_slice_in_dim(a, part, start, axis) for a, part in zip(y, sums(start, size), strict=True)
+        ]
+
+    block = jax.eval_shape(lambda: sums(jnp.int32(0), size))
+    whole = [(*a.shape[:axis], total, *a.shape[a.ndim + axis + 1 :]) for a in block]
+    return lax.fori_loop(0, blocks, add_block, [jnp.zeros(s, a.dtype) for s, a in zip(whole, block, strict=True)])
+
+
+def _half_sweep(kernel: Kernel, shared: Sequence, x: Sequence) -> list[jax.Array]:
+    """The sums over all pairs: in column c are the pairs (i, i + c), of which each contributes to both particles.
+
+    So half of the columns are enough. Particles beyond the last one are the first ones again.
+    """
+    n, m = x[0].shape[-2:]
+    count, half = n * m, n // 2
+    own = _flat(x)
+    twice = [mapped_arrays(lambda a: jnp.concatenate([a, a[..., : half * m]], -1), value) for value in own]
+    values = _shared_values(kernel, shared, n, m)
+
+    def add_column(c, sums):
+        to_first, to_second = sums
+        begin = c * m
+        xj = [mapped_arrays(lambda a: lax.dynamic_slice_in_dim(a, begin, count, -1), value) for value in twice]
+        y = kernel.over(values, own, xj, (count,), both=True, store=_storing(c))
+        first, second = y[: kernel.outputs], y[kernel.outputs :]
+        to_first = [total + a for total, a in zip(to_first, _arrays(first, count), strict=True)]
+        added = []
+        for total, a in zip(to_second, _arrays(second, count), strict=True):
+            if n % 2 == 0:  # the column of opposite particles holds each pair twice
+                a = jnp.where(2 * c < n, a, jnp.zeros_like(a))
+            a = a + lax.dynamic_slice_in_dim(total, begin, count, -1)
+            added.append(lax.dynamic_update_slice_in_dim(total, a, begin, -1))
+        return to_first, added
+
+    start = _zeros(kernel, count), _zeros(kernel, count + half * m)
+    to_first, to_second = lax.fori_loop(1, half + 1, add_column, start)
+    sums = [
+        a + b[..., :count] + jnp.pad(b[..., count:], [(0, 0)] * (b.ndim - 1) + [(0, count - half * m)])
+        for a, b in zip(to_first, to_second, strict=True)
+    ]
+    return _outputs(kernel, sums, n, m)
+
+
+def _list_sweep(
+    kernel: Kernel, shared: Sequence, x: Sequence, indices: jax.Array, columns: jax.Array, start: jax.Array
+) -> list[jax.Array]:
+    """The sums of a block of particles, numbered from `start`, over their neighbours, in `indices` `[K, b]`."""
+    (n, m), b = x[0].shape[-2:], indices.shape[-1]
+    count = b * m
+    own = _flat([lax.dynamic_slice_in_dim(a, start, b, -2) for a in x])
+    table = [split(a.reshape(*a.shape[:-2], n) if m == 1 else a, 1 if m == 1 else 2) for a in x]
+    values = _shared_values(kernel, shared, b, m)
+    particle = start + lax.iota(jnp.int32, b)
+
+    def add_column(c, sums):
+        j = lax.dynamic_index_in_dim(indices, c, keepdims=False)
+
+        def of_neighbors(a):
+            if m == 1:
+                return take(a, j)
+            return jnp.moveaxis(take(jnp.moveaxis(a, -1, 0), j), 0, -1).reshape(*a.shape[:-2], count)
+
+        xj = [mapped_arrays(of_neighbors, value) for value in table]
+        y = kernel.over(values, own, xj, (count,), both=False)
+        keep = jnp.broadcast_to((particle != j)[:, None], (b, m)).reshape(count)
+        terms = _arrays([_masked(value, keep) for value in y], count)
+        return [total + a for total, a in zip(sums, terms, strict=True)]
+
+    return _outputs(kernel, lax.fori_loop(0, columns, add_column, _zeros(kernel, count)), b, m)
+
+
+def _of_instance(a: jax.Array, aval) -> bool:
+    """Whether a shared value is one of each instance."""
+    return a.ndim > aval.ndim
+
+
+def _shared_values(kernel: Kernel, shared: Sequence, n: int, m: int) -> list[Value]:
+    """Shared values, those of an instance spread over its n particles."""
+    return [
+        split(jnp.broadcast_to(a[..., None, :], (*a.shape[:-1], n, m)).reshape(*a.shape[:-1], n * m), 1)
+        if _of_instance(a, aval)
+        else a
+        for a, aval in zip(shared, kernel.shared_avals, strict=True)
+    ]
+
+
+def _flat(x: Sequence) -> list[Mapped]:
+    return [split(a.reshape(*a.shape[:-2], -1), 1) for a in x]
+
+
+def _arrays(values: Sequence[Mapped], count: int) -> list[jax.Array]:
+    return [a for value in values for a in arrays(value, (count,))]
+
+
+def _zeros(kernel: Kernel, count: int) -> list[jax.Array]:
+    """Sums of zero, in as many arrays as the outputs have."""
+    return [
+        jnp.zeros((count,) if is_small(aval.shape) else (*aval.shape, count), aval.dtype)
+        for aval in kernel.out_avals
+        for _ in range(math.prod(aval.shape) if is_small(aval.shape) else 1)
+    ]
+
+
+def _outputs(kernel: Kernel, sums: Sequence[jax.Array], n: int, m: int) -> list[jax.Array]:
+    """The outputs `[*s, n, m]` from the arrays in which they were summed."""
+    it = iter(sums)
+    outputs = []
+    for aval in kernel.out_avals:
+        parts = [next(it) for _ in range(math.prod(aval.shape) if is_small(aval.shape) else 1)]
+        outputs.append(join(like(aval.shape, parts), (n * m,)).reshape(*aval.shape, n, m))
+    return outputs
+
+
+def _masked(value: Mapped, keep: jax.Array) -> Mapped:
+    """The value where `keep` `[*particles]`, 0 elsewhere."""
+
+    def masked(a: jax.Array) -> jax.Array:
+        return jnp.where(jnp.expand_dims(keep, tuple(range(jnp.ndim(a) - keep.ndim))), a, jnp.zeros_like(a))
+
+    return mapped_arrays(masked, value)
+
+
+def _storing(c: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """An identity that keeps what several components share, such as the magnitude of a force.
+
+    XLA would repeat the arithmetic for each component, but it does not repeat a division.
+    """
+    one = jnp.where(c >= 0, 1, 2)  # which XLA does not know
+
+    def store(a):
+        return a / one.astype(a.dtype) if jnp.issubdtype(a.dtype, jnp.inexact) else a
+
+    return store
