@@ -64,10 +64,11 @@ def our_steps(instances: int, agents: int) -> dict[str, Callable[[], Any]]:
     actions = np.random.default_rng(0).uniform(-1, 1, (instances, agents)).astype(np.float32)
     step = jax.jit(jax.vmap(env.step, (0, 0, 0, None)))
     _, states = jax.jit(jax.vmap(env.reset, (0, None)))(keys, params)
+    of_jax = jax.numpy.asarray(actions)  # as VMAS' are tensors of torch
 
     def run():
         nonlocal states
-        observations, states, rewards, *_ = step(keys, states, actions, params)
+        observations, states, rewards, *_ = step(keys, states, of_jax, params)
         return observations, rewards
 
     envs = GymnasiumVectorEnv(env, instances, params=params)

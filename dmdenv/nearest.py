@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from dmdenv.neighbors import Pairs
@@ -42,6 +43,8 @@ def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int, *, present
     most = n if indices is None else indices.shape[0]
     column_bits = (1 << max(most - 1, 1).bit_length()) - 1
     nobody = jnp.iinfo(integer).max
+    distance_bits = nobody & ~column_bits  # without the sign, so that NaN is farther than infinity
+    too_far = np.array(np.inf, positions.dtype).view(integer)
 
     def neighbor(c):
         """Who stands in a column, `[n]` or one for all `[1]`."""
@@ -51,16 +54,15 @@ def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int, *, present
         j = neighbor(c)
         xj = mapped_arrays(lambda a: jnp.broadcast_to(take(a, j), (n,)), x)
         (distance,) = over_particles(squared_distance, (n,), space, x, xj)
-        there = (j != own) & (distance < jnp.inf)
-        there = there if present is None else there & take(present, j)
-        key = lax.bitcast_convert_type(distance, integer) & ~column_bits | c.astype(integer)
-        key = lax.select(there, key, jnp.full_like(key, nobody))[None, :]
-        # insertion into the sorted slots [k, n]: what is farther moves on by one
-        before = jnp.concatenate([jnp.full((1, n), -1, integer), keys[:-1]])
-        return jnp.maximum(before, jnp.minimum(key, keys))
+        there = j != own if present is None else (j != own) & take(present, j)
+        key = lax.bitcast_convert_type(distance, integer) & distance_bits | c.astype(integer)
+        key = lax.select(there, key, jnp.full_like(key, nobody))
+        # insertion into the sorted slots: what is farther moves on by one
+        before = [jnp.full_like(key, -1), *keys[:-1]]
+        return [jnp.maximum(last, jnp.minimum(key, slot)) for last, slot in zip(before, keys, strict=True)]
 
-    keys = lax.fori_loop(0, columns, visit, jnp.full((k, n), nobody, integer))
+    keys = jnp.stack(lax.fori_loop(0, columns, visit, [jnp.full(n, nobody, integer)] * k))
     found = (keys & column_bits).astype(jnp.int32)
     if indices is not None:
         found = take(indices.reshape(-1), jnp.minimum(found, most - 1) * n + own[None, :])
-    return jnp.where(keys == nobody, own[None, :], found).T
+    return jnp.where(keys >= too_far, own[None, :], found).T

@@ -14,6 +14,7 @@ from jax import lax
 
 from dmdenv.pair_kernel import Kernel
 from dmdenv.particles_last import Mapped, Value, arrays, is_small, join, like, mapped_arrays, split, take
+from dmdenv.stored import stored
 
 _BLOCK = 8_192  # particles of all instances whose sums are formed at once: what they read stays in a processor's cache
 _LIST_BLOCK = 32_768  # the same with a list, whose columns are gathered
@@ -197,7 +198,7 @@ def _zeros(kernel: Kernel, count: int) -> list[jax.Array]:
 
 def _outputs(kernel: Kernel, sums: Sequence[jax.Array], n: int, m: int) -> list[jax.Array]:
     """The outputs `[*s, n, m]` from the arrays in which they were summed."""
-    it = iter(sums)
+    it = iter(stored(list(sums)))
     outputs = []
     for aval in kernel.out_avals:
         parts = [next(it) for _ in range(math.prod(aval.shape) if is_small(aval.shape) else 1)]

@@ -313,5 +313,10 @@ def _step(env: Env, key: jax.Array, state: State, action: jax.Array, params: Par
 
 def _all_finite(tree: Any) -> jax.Array:
     """bool []: every floating leaf of the tree is finite."""
+
+    def finite(x):
+        # 0 x is 0 or NaN; on a CPU rows add up in a vector unit, and `all` goes through them one by one
+        return jnp.all(jnp.isfinite(jnp.sum(0 * x, axis=0) if jnp.ndim(x) > 1 else x))
+
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
-    return functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(x)) for x in leaves], jnp.asarray(True))
+    return functools.reduce(jnp.logical_and, map(finite, leaves), jnp.asarray(True))

@@ -34,6 +34,7 @@ from dmdenv.neighbors import Pairs
 from dmdenv.particles_last import like, over_particles
 from dmdenv.pytree import pytree
 from dmdenv.space import Space, norm, unit
+from dmdenv.stored import stored
 
 
 class BoidParams(Params):
@@ -135,7 +136,7 @@ def polar_order(headings: jax.Array) -> jax.Array:
 
     Reference: Vicsek et al., Phys. Rev. Lett. 75, 1226 (1995), eq. 4.
     """
-    return norm(jnp.mean(direction(headings), axis=0))
+    return norm(jnp.stack([jnp.mean(jnp.cos(headings)), jnp.mean(jnp.sin(headings))]))
 
 
 def direction(headings: jax.Array) -> jax.Array:
@@ -148,14 +149,21 @@ def cross(a: jax.Array, b: jax.Array) -> jax.Array:
     return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
-def dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    """a_x b_x + a_y b_y of vectors `[..., 2]`. Written out: a CPU's compiler vectorises no sum within a longer loop."""
-    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1]
-
-
 def _power(base: jax.Array, exponent: jax.Array) -> jax.Array:
     """`base^exponent` of a base above 0; a vectorised logarithm and exponential, which a CPU's power is not."""
     return jnp.exp(exponent * jnp.log(base))
+
+
+@jax.custom_jvp
+def _strong(strength: jax.Array, value: jax.Array) -> jax.Array:
+    """`strength * value`: of a rule that is off, a compiler leaves out the value, but a derivative does not."""
+    return jnp.where(strength != 0, strength * value, 0.0)
+
+
+@_strong.defjvp
+def _strong_jvp(primals, tangents):
+    (strength, value), (d_strength, d_value) = primals, tangents
+    return _strong(strength, value), d_strength * value + strength * d_value
 
 
 def _view_cosines(params: BoidParams) -> tuple[jax.Array, jax.Array]:
@@ -164,15 +172,34 @@ def _view_cosines(params: BoidParams) -> tuple[jax.Array, jax.Array]:
     return jnp.cos(params.view_max) - rounding, jnp.cos(params.view_min) + rounding
 
 
+class Poses(NamedTuple):
+    """Where n agents are and where they head, `[n]` each: components apart, for plain loops over agents."""
+
+    x: jax.Array  # unit length
+    y: jax.Array
+    ux: jax.Array  # of the unit vector along the heading
+    uy: jax.Array
+
+    @classmethod
+    def of(cls, positions: jax.Array, headings: jax.Array) -> "Poses":
+        """Of positions `[n, 2]` and headings `[n]`."""
+        return cls(*stored((positions[:, 0], positions[:, 1], jnp.cos(headings), jnp.sin(headings))))
+
+    def in_frame(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Components of vectors (x, y), `[m, n]` each, along the headings and to their left."""
+        ux, uy = self.ux[None, :], self.uy[None, :]
+        return ux * x + uy * y, ux * y - uy * x
+
+
 def boid_rules(
-    space: Space, state: FlockState, u: jax.Array, params: BoidParams, present: jax.Array | None = None
+    space: Space, boids: Poses, pairs: Pairs, params: BoidParams, present: jax.Array | None = None
 ) -> dict[str, jax.Array]:
     """Alignment, avoidance, cohesion and collisions among boids, in one sweep over the pairs.
 
     Args:
         space: where the boids are.
-        state: their positions and pairs.
-        u: their headings as unit vectors, `[n, 2]`.
+        boids: the boids.
+        pairs: whom they may interact with.
         params: strengths and ranges of the rules.
         present: bool `[n]`, who takes part; None: everybody.
 
@@ -185,23 +212,23 @@ def boid_rules(
     def in_view(cosine):
         return (least <= cosine) & (cosine <= most)
 
-    features = {"r": state.positions, "u": u}
-    if present is not None:
-        features["present"] = jnp.where(present, 1.0, 0.0)
+    features = boids, None if present is None else jnp.where(present, 1.0, 0.0)
 
     def pair(i, j):
-        both = True if present is None else i["present"] * j["present"] > 0
-        d = space.displacement(j["r"], i["r"])
+        (i, i_present), (j, j_present) = i, j
+        both = True if present is None else i_present * j_present > 0
+        u_i, u_j = jnp.stack([i.ux, i.uy]), jnp.stack([j.ux, j.uy])
+        d = space.displacement(jnp.stack([j.x, j.y]), jnp.stack([i.x, i.y]))
         r = norm(d)
-        e = d / jnp.where(r > 0, r, 1.0)
-        seen = in_view(dot(e, i["u"]))
-        sees = in_view(-dot(e, j["u"]))
-        sine, cosine = cross(i["u"], j["u"]), dot(i["u"], j["u"])
+        e = d * (1 / jnp.where(r > 0, r, 1.0))
+        seen = in_view(jnp.sum(e * u_i))
+        sees = in_view(-jnp.sum(e * u_j))
+        sine, cosine = cross(u_i, u_j), jnp.sum(u_i * u_j)
         w = 1 - r / D
-        aligning = both & (w > 0) & (J > 0)
+        aligning = both & (w > 0)
         w = jnp.where(aligning, w, 1.0)
         mutual = jnp.where(seen, 1.0, 0.0) + jnp.where(sees, 1.0, 0.0)
-        torque = jnp.where(aligning, J / alpha * mutual * _power(w, alpha) * (1 - cosine) * sine, 0.0)
+        turning = jnp.where(aligning, mutual * _power(w, alpha) * (1 - cosine) * sine, 0.0)
         w = 1 - r / params.avoidance_range
         near = both & (w > 0)
         w = jnp.where(near, w, 1.0)
@@ -209,28 +236,28 @@ def boid_rules(
         kin = both & seen & (r < params.cohesion_range)
         touching = both & (r < params.collision_range)
         return {
-            "torque": torque,
+            "torque": _strong(J / alpha, turning),
             "force": -push * e,
             "center": jnp.where(kin, d, 0.0),
-            "kin": jnp.where(kin, 1.0, 0.0),
             "overlap": jnp.where(touching, 1 - r / params.collision_range, 0.0) ** 2,
             "collisions": jnp.where(touching, 0.5, 0.0),
         }
 
-    parity = {"torque": -1, "force": -1, "center": 0, "kin": 0, "overlap": 1, "collisions": 1}
-    sums = neighbor_sum(pair, features, state.pairs, parity=parity)
+    parity = {"torque": -1, "force": -1, "center": 0, "overlap": 1, "collisions": 1}
+    sums = neighbor_sum(pair, features, pairs, parity=parity)
     return {
         "force": sums["force"],
-        "torque": sums["torque"] + _cohesion_torque(params.cohesion, sums["center"], u),
+        "torque": sums["torque"] + _cohesion_torque(params.cohesion, sums["center"], boids),
         "overlap": sums["overlap"],
         "collisions": sums["collisions"],
     }
 
 
-def _cohesion_torque(strength: jax.Array, center: jax.Array, u: jax.Array) -> jax.Array:
+def _cohesion_torque(strength: jax.Array, center: jax.Array, agents: Poses) -> jax.Array:
     """J (1 - c.u) (c.u') with c the direction of `center` `[n, 2]`; zero where nobody is in view."""
     c = unit(center)
-    return strength * (1 - jnp.sum(c * u, axis=-1)) * cross(u, c)
+    ahead, left = agents.in_frame(c[None, :, 0], c[None, :, 1])
+    return (strength * (1 - ahead) * left)[0]
 
 
 class Seen(NamedTuple):
@@ -239,41 +266,24 @@ class Seen(NamedTuple):
     x: jax.Array  # from the agent to the target, unit length
     y: jax.Array
     distance: jax.Array  # unit length
-    ahead: jax.Array  # the direction's component q along the heading
-    left: jax.Array  # and to its left
-
-    def direction(self) -> tuple[jax.Array, jax.Array]:
-        """The unit vector e to the target, 0 where it is in the same place."""
-        length = jnp.where(self.distance > 0, self.distance, 1.0)
-        return self.x / length, self.y / length
+    ex: jax.Array  # the direction e, 0 where the target is in the same place
+    ey: jax.Array
+    ahead: jax.Array  # its component q along the heading
+    left: jax.Array  # and to the left of it
 
 
-def look(space: Space, targets: tuple[jax.Array, jax.Array], positions: jax.Array, u: jax.Array) -> Seen:
-    """What n agents at `positions` with headings `u`, both `[n, 2]`, see of targets.
-
-    Components stand in arrays of their own, agents last: so they are plain loops over agents.
-
-    Args:
-        space: where they are.
-        targets: x and y, `[m, n]`, or `[m, 1]` for targets of all agents.
-        positions: of the agents.
-        u: unit vectors.
-    """
-    shape = jnp.broadcast_shapes(targets[0].shape, (1, len(positions)))
-    own = positions[None, :, 0], positions[None, :, 1]
+def look(space: Space, targets: tuple[jax.Array, jax.Array], agents: Poses) -> Seen:
+    """What n agents see of targets, whose x and y are `[m, n]`, or `[m, 1]` for targets of all agents."""
+    shape = jnp.broadcast_shapes(targets[0].shape, (1, len(agents.x)))
+    own = agents.x[None, :], agents.y[None, :]
     there, here = (like((2,), [jnp.broadcast_to(a, shape) for a in place]) for place in (targets, own))
     x, y = over_particles(lambda space, a, b: tuple(space.displacement(a, b)), shape, space, there, here)
     squared = x * x + y * y
     apart = squared > 0
     length = jnp.sqrt(jnp.where(apart, squared, 1.0))
-    ahead, left = in_frame(u, x / length, y / length)
-    return Seen(x, y, jnp.where(apart, length, 0.0), ahead, left)
-
-
-def in_frame(u: jax.Array, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Components of vectors (x, y), `[m, n]` each, along the headings u `[n, 2]` and to their left."""
-    ux, uy = u[None, :, 0], u[None, :, 1]
-    return ux * x + uy * y, ux * y - uy * x
+    inverse = 1 / length
+    ex, ey = x * inverse, y * inverse
+    return Seen(x, y, jnp.where(apart, length, 0.0), ex, ey, *agents.in_frame(ex, ey))
 
 
 def columns(positions: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -281,39 +291,35 @@ def columns(positions: jax.Array) -> tuple[jax.Array, jax.Array]:
     return positions[:, :1], positions[:, 1:]
 
 
-def _sum_of_forces(seen: Seen, u: jax.Array, along: jax.Array, across: jax.Array) -> jax.Array:
+def _force(seen: Seen, agents: Poses, along: jax.Array, across: jax.Array) -> jax.Array:
     """`sum over targets of along e + across (u - q e)`, `[n, 2]`."""
     rest = along - across * seen.ahead
-    return jnp.stack(
-        [jnp.sum(rest * e + across * u[None, :, q], axis=0) for q, e in enumerate(seen.direction())],
-        axis=-1,
-    )
+    x, y = rest * seen.ex + across * agents.ux[None, :], rest * seen.ey + across * agents.uy[None, :]
+    return jnp.stack([jnp.sum(x, axis=0), jnp.sum(y, axis=0)], axis=-1)
 
 
 def obstacle_rule(
-    space: Space, positions: jax.Array, u: jax.Array, state: FlockingState, params: SteeredParams
+    space: Space, agents: Poses, state: FlockingState, params: SteeredParams
 ) -> tuple[jax.Array, jax.Array]:
     """Force `[n, 2]` and torque `[n]` of the obstacles on agents."""
-    seen = look(space, columns(state.obstacles), positions, u)
+    seen = look(space, columns(state.obstacles), agents)
     D, J, r, q = state.obstacle_ranges[:, None], params.obstacle, seen.distance, seen.ahead
     near = (r < D) & (r > 0)
     w, r = jnp.where(near, 1 - r / D, 0.0), jnp.where(near, r, 1.0)
     along, across = -J * (2 / D) * w * (1 + q) ** 2, J * 2 * w**2 * (1 + q) / r
-    return _sum_of_forces(seen, u, along, across), jnp.sum(-2 * J * w**2 * (1 + q) * seen.left, axis=0)
+    return _force(seen, agents, along, across), jnp.sum(-2 * J * w**2 * (1 + q) * seen.left, axis=0)
 
 
-def flight_rule(
-    space: Space, positions: jax.Array, u: jax.Array, hunters: jax.Array, params: BoidParams
-) -> tuple[jax.Array, jax.Array]:
+def flight_rule(space: Space, boids: Poses, hunters: jax.Array, params: BoidParams) -> tuple[jax.Array, jax.Array]:
     """Force `[n, 2]` and torque `[n]` on boids of those they flee from, at `hunters` `[m, 2]`."""
-    seen = look(space, columns(hunters), positions, u)
+    seen = look(space, columns(hunters), boids)
     D, J, alpha, r, q = params.flight_range, params.flight, params.exponent, seen.distance, seen.ahead
     near = (r < D) & (r > 0)
     w, r = jnp.where(near, 1 - r / D, 1.0), jnp.where(near, r, 1.0)
     along = jnp.where(near, -J / D * _power(w, alpha - 1) * (1 + q), 0.0)
     across = jnp.where(near, J / alpha * _power(w, alpha) / r, 0.0)
     torque = jnp.where(near, -J / alpha * _power(w, alpha) * seen.left, 0.0)
-    return _sum_of_forces(seen, u, along, across), jnp.sum(torque, axis=0)
+    return _force(seen, boids, along, across), jnp.sum(torque, axis=0)
 
 
 F = TypeVar("F", bound=FlockingState)
@@ -321,15 +327,16 @@ F = TypeVar("F", bound=FlockingState)
 
 def move_predators(space: Space, old: F, new: F, params: SteeredParams, present: jax.Array | None = None) -> F:
     """`new` with the predators moved too, by the rules at the `old` positions, after boids that are `present` `[n]`."""
-    u = direction(old.predator_headings)
-    seen = look(space, columns(old.positions), old.predators, u)
+    predators = Poses.of(old.predators, old.predator_headings)
+    u = jnp.stack([predators.ux, predators.uy], axis=-1)
+    seen = look(space, columns(old.positions), predators)
     least, most = _view_cosines(params)
     hunted = (seen.distance < params.chase_range) & (least <= seen.ahead) & (seen.ahead <= most)
     hunted = hunted if present is None else hunted & present[:, None]
     center = jnp.stack([jnp.sum(jnp.where(hunted, d, 0.0), axis=0) for d in (seen.x, seen.y)], axis=-1)
     count = jnp.maximum(jnp.sum(hunted, axis=0), 1)
     center = center / count[:, None]
-    torque = _cohesion_torque(params.chase, center, u)
+    torque = _cohesion_torque(params.chase, center, predators)
     # the chase energy depends on where the predator stands, which pulls it aside a little
     c, distance = unit(center), norm(center)
     k = jnp.sum(c * u, axis=-1, keepdims=True)
@@ -337,7 +344,7 @@ def move_predators(space: Space, old: F, new: F, params: SteeredParams, present:
     pull = -params.chase * (1 - k) * (u - k * c) / jnp.where(near, distance[:, None], 1.0)
     force = jnp.where(near, pull, 0.0)
     if old.obstacles.shape[0]:
-        f, t = obstacle_rule(space, old.predators, u, old, params)
+        f, t = obstacle_rule(space, predators, old, params)
         force, torque = force + f, torque + t
     gap = norm(space.displacement(new.positions[None, :, :], old.predators[:, None, :]))
     gap = gap if present is None else jnp.where(present[None, :], gap, jnp.inf)

@@ -25,12 +25,12 @@ from dmdenv.envs.boids import (
     BoidParams,
     FlockingState,
     FlockState,
+    Poses,
     SteeredParams,
     boid_rules,
     columns,
     direction,
     flight_rule,
-    in_frame,
     look,
     move_predators,
     obstacle_rule,
@@ -242,15 +242,15 @@ class SteeredFlock(Flock[SteeredS, SteeredP], Generic[SteeredS, SteeredP]):
         self, state: SteeredS, action: jax.Array, params: SteeredP, present: jax.Array | None = None
     ) -> tuple[SteeredS, dict[str, jax.Array]]:
         """The state after a step of those boids that are `present` `[n]` (None: all), and what `boid_rules` found."""
-        space, u = self.space_of(params), stored(direction(state.headings))
-        rules = boid_rules(space, state, u, params, present)
-        force, torque = rules["force"], rules["torque"]
+        space, boids = self.space_of(params), Poses.of(state.positions, state.headings)
+        rules = boid_rules(space, boids, state.pairs, params, present)
+        pushes = [(rules["force"], rules["torque"])]
         if self.obstacles:
-            f, t = obstacle_rule(space, state.positions, u, state, params)
-            force, torque = force + f, torque + t
+            pushes.append(obstacle_rule(space, boids, state, params))
         if self.predators:
-            f, t = flight_rule(space, state.positions, u, state.predators, params)
-            force, torque = force + f, torque + t
+            pushes.append(flight_rule(space, boids, state.predators, params))
+        force, torque = (functools.reduce(jnp.add, parts) for parts in zip(*stored(pushes), strict=True))
+        u = jnp.stack([boids.ux, boids.uy], axis=-1)
         shift: Any = params.dt * (params.speed * u + force)
         turn = params.dt * (params.turn_rate * action + torque)
         if present is not None:
@@ -264,12 +264,12 @@ class SteeredFlock(Flock[SteeredS, SteeredP], Generic[SteeredS, SteeredP]):
 
     def sensed(self, state: SteeredS, params: SteeredP, present: jax.Array | None = None) -> jax.Array:
         """What each boid sees of those that are `present` `[n]` (None: all), as above; those absent see nothing."""
-        space, u = self.space_of(params), stored(direction(state.headings))
-        seen = [_observe_boids(space, state, u, params, self.nearest, present)]
+        space, boids = self.space_of(params), Poses.of(state.positions, state.headings)
+        seen = [_observe_boids(space, boids, state, params, self.nearest, present)]
         if self.obstacles:
-            seen.append(_observe_obstacles(space, state, u, params, min(self.obstacles, 2)))
+            seen.append(_observe_obstacles(space, boids, state, params, min(self.obstacles, 2)))
         if self.predators:
-            seen.append(_observe_predator(space, state, u, params))
+            seen.append(_observe_predator(space, boids, state, params))
         rows = [jnp.stack(features, axis=-1).swapaxes(0, 1).reshape(self.boids, -1) for features in stored(seen)]
         rows = jnp.concatenate(rows, axis=1)
         return rows if present is None else jnp.where(present[:, None], rows, 0.0)
@@ -303,37 +303,39 @@ class SteeredFlock(Flock[SteeredS, SteeredP], Generic[SteeredS, SteeredP]):
 
 def presence(distance: jax.Array, reach: jax.Array) -> jax.Array:
     """`(1 - r^2 / R^2)^2` inside the range R, 0 outside: once differentiable everywhere."""
-    return jnp.maximum(1 - (distance / reach) ** 2, 0.0) ** 2
+    return jnp.maximum(1 - (distance * (1 / reach)) ** 2, 0.0) ** 2
 
 
 def _observe_boids(
-    space: Space, state: FlockingState, u: jax.Array, params: SteeredParams, k: int, present: jax.Array | None
+    space: Space, boids: Poses, state: FlockingState, params: SteeredParams, k: int, present: jax.Array | None
 ) -> list[jax.Array]:
     """The k nearest boids: five features, `[k, n]` each."""
     slots = nearest(space, state.positions, state.pairs, k, present=present).T
-    x, y, heading_x, heading_y = stored([take(table, slots) for table in (*state.positions.T, *u.T)])
-    seen = look(space, (x, y), state.positions, u)
-    p = jnp.where(slots == jnp.arange(len(u))[None, :], 0.0, presence(seen.distance, params.perception))
-    return _view(p, u, (seen.x / params.perception, seen.y / params.perception), (heading_x, heading_y))
+    x, y, ux, uy = stored([take(a, slots) for a in boids])
+    seen = look(space, (x, y), boids)
+    p = jnp.where(slots == jnp.arange(len(boids.x))[None, :], 0.0, presence(seen.distance, params.perception))
+    scale = 1 / params.perception
+    return _view(p, boids, (seen.x * scale, seen.y * scale), (ux, uy))
 
 
 def _observe_obstacles(
-    space: Space, state: FlockingState, u: jax.Array, params: SteeredParams, k: int
+    space: Space, boids: Poses, state: FlockingState, params: SteeredParams, k: int
 ) -> list[jax.Array]:
     """The k obstacles whose edge is nearest: three features, `[k, n]` each."""
-    seen = look(space, columns(state.obstacles), state.positions, u)
+    seen = look(space, columns(state.obstacles), boids)
     gap = jnp.maximum(seen.distance - state.obstacle_ranges[:, None], 0.0)
     p = presence(gap, params.perception)
     weight = p * gap / params.perception
     return closest(gap, [p, weight * seen.ahead, weight * seen.left], k)
 
 
-def _observe_predator(space: Space, state: FlockingState, u: jax.Array, params: SteeredParams) -> list[jax.Array]:
+def _observe_predator(space: Space, boids: Poses, state: FlockingState, params: SteeredParams) -> list[jax.Array]:
     """The nearest predator: five features, `[1, n]` each."""
-    seen = look(space, columns(state.predators), state.positions, u)
+    seen = look(space, columns(state.predators), boids)
     headings = columns(direction(state.predator_headings))
     p = presence(seen.distance, params.perception)
-    view = _view(p, u, (seen.x / params.perception, seen.y / params.perception), headings)
+    scale = 1 / params.perception
+    view = _view(p, boids, (seen.x * scale, seen.y * scale), headings)
     return closest(seen.distance, view, 1)
 
 
@@ -348,6 +350,6 @@ def closest(distance: jax.Array, features: list[jax.Array], k: int) -> list[jax.
     return [jnp.stack(column) for column in zip(*rows, strict=True)]
 
 
-def _view(p: jax.Array, u: jax.Array, *vectors: tuple[jax.Array, jax.Array]) -> list[jax.Array]:
-    """Presence p, `[m, n]`, and with it as weight vectors in the frame of u `[n, 2]`."""
-    return [p, *(p * component for vector in vectors for component in in_frame(u, *vector))]
+def _view(p: jax.Array, boids: Poses, *vectors: tuple[jax.Array, jax.Array]) -> list[jax.Array]:
+    """Presence p, `[m, n]`, and with it as weight the components of vectors in the frames of the boids."""
+    return [p, *(p * component for vector in vectors for component in boids.in_frame(*vector))]

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmdenv.envs.base import Baseline, Transition, initial_flags, parameter, task_field
-from dmdenv.envs.boids import BoidParams, FlockState, boid_rules, columns, cross, direction, flight_rule
+from dmdenv.envs.boids import BoidParams, FlockState, Poses, boid_rules, columns, cross, direction, flight_rule
 from dmdenv.envs.flocks import Flock, closest, presence, seeds
 from dmdenv.pytree import pytree
 from dmdenv.space import norm, unit
@@ -164,9 +164,10 @@ class Shepherd(Flock[ShepherdState, ShepherdParams]):
     def advance(
         self, key: jax.Array, state: ShepherdState, action: jax.Array, params: ShepherdParams
     ) -> Transition[ShepherdState]:
-        space, u = self.space_of(params), direction(state.headings)
-        rules = boid_rules(space, state, u, params)
-        force, torque = flight_rule(space, state.positions, u, state.herders, params)
+        space, boids = self.space_of(params), Poses.of(state.positions, state.headings)
+        rules = boid_rules(space, boids, state.pairs, params)
+        force, torque = flight_rule(space, boids, state.herders, params)
+        u = jnp.stack([boids.ux, boids.uy], axis=-1)
         force, torque = force + rules["force"], torque + rules["torque"]
         pace = params.speed + params.run_speed * alarm(state.positions, state.herders, params)
         length = norm(action)

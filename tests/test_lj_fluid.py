@@ -257,7 +257,7 @@ def test_work_obeys_jarzynskis_relation():
     weights = np.exp(-work / 0.7)
     error = weights.std() / np.sqrt(len(work))
     assert abs(weights.mean() - 1) < 4 * error
-    assert error < 0.05
+    assert error < 0.08
     assert work.mean() > 0.2  # it says something: the mean of exp(-W / T) would be far from 1 at a work of the mean
 
 
