@@ -41,7 +41,7 @@ from dmdenv.particles_last import take
 from dmdenv.space import Free, Periodic, Space
 from dmdenv.stored import stored
 
-_ALL_PAIRS_UP_TO = 32  # boids; `benchmarks/env_throughput.py --crossover` compares
+_ALL_PAIRS_UP_TO = 64  # boids; `benchmarks/env_throughput.py --crossover` compares
 _GOLDEN_ANGLE = np.pi * (3 - 5**0.5)
 NEIGHBOR_FEATURES = 5  # presence, position (2), heading (2)
 OBSTACLE_FEATURES = 3  # presence, position (2)

@@ -11,7 +11,7 @@ import pytest
 import dmdenv
 from boid_energies import notebook_energies, wrapped
 from dmdenv.envs.base import CapacityExceeded
-from dmdenv.envs.boids import FlockingParams, polar_order
+from dmdenv.envs.boids import FlockingParams, Poses, boid_rules, polar_order
 from dmdenv.neighbors import AllPairs
 from marks import by_default
 
@@ -102,6 +102,20 @@ def test_polar_order_has_its_known_values(x64):
 def test_the_derivative_of_order_is_finite_where_order_vanishes():
     assert np.all(np.isfinite(jax.grad(polar_order)(jnp.array([0.0, np.pi]))))
     assert np.all(np.isfinite(jax.grad(polar_order)(jnp.zeros(4))))
+
+
+def test_a_rule_that_is_off_has_its_derivative(x64):
+    """The torque is linear in the strength of alignment, which is 0 by default."""
+    env = dmdenv.make_env("flocking", boids=6)
+    _, state = env.reset(jax.random.key(0), env.default_params)
+    boids, space = Poses.of(state.positions, state.headings), env.space_of(env.default_params)
+
+    def torque(alignment):
+        return boid_rules(space, boids, state.pairs, env.default_params.replace(alignment=alignment))["torque"]
+
+    derivative = jax.jit(jax.jacrev(torque))(0.0)
+    assert np.max(np.abs(derivative)) > 0.1
+    np.testing.assert_allclose(derivative, torque(1.0) - torque(0.0), atol=1e-12)
 
 
 def test_without_rules_and_action_boids_fly_straight(x64):

@@ -365,6 +365,31 @@ def test_blocks_need_not_divide_the_particles(n, monkeypatch):
     agree(jax.jit(lambda x: neighbor_sum(kernel, x, pairs))(x), np.sum(np.where(near, d**2, 0), axis=1))
 
 
+@pytest.mark.parametrize("n", [1, 2, 5, 6])
+@pytest.mark.parametrize("block", [1, 8, 10_000])
+def test_batches_of_all_pairs_are_swept_instances_by_instances(n, block, monkeypatch):
+    """Odd and even numbers of particles; blocks of one, of some and of all instances, each with its coefficient."""
+    monkeypatch.setattr(dmdenv.sweeps, "_BLOCK", block)
+    rng = np.random.default_rng(n)
+    x, k = rng.normal(size=(5, n, 2)), rng.uniform(0.5, 1.0, 5)
+
+    def kernel(k, a, b):
+        r = a - b
+        w = jnp.exp(-k * jnp.sum(r**2))
+        return {"odd": w * r, "even": w, "neither": w * a[0]}
+
+    def batch(x, k):
+        parity = {"odd": -1, "even": 1, "neither": 0}
+        return jax.vmap(lambda x, k: neighbor_sum(functools.partial(kernel, k), x, AllPairs(), parity=parity))(x, k)
+
+    y = jax.jit(batch)(x, k)
+    r = x[:, :, None] - x[:, None]
+    w = np.exp(-k[:, None, None] * np.sum(r**2, axis=-1)) * ~np.eye(n, dtype=bool)
+    expected = {"odd": np.sum(w[..., None] * r, 2), "even": np.sum(w, 2), "neither": np.sum(w * x[:, :, :1], 2)}
+    for name, value in expected.items():
+        np.testing.assert_allclose(y[name], value, rtol=1e-13, atol=1e-14, err_msg=name)
+
+
 def test_declared_parity_gives_the_same_derivatives_as_none():
     """Even, odd and undeclared outputs in one tree."""
     case, pairs = CASES["multipoles"], graph_list(GRAPH)
