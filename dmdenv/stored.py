@@ -32,7 +32,16 @@ def _through_conditional(*arrays: jax.Array) -> list[jax.Array]:
     first = jnp.ravel(arrays[0])[0]
     first = jnp.real(first).astype(jnp.float32) if jnp.iscomplexobj(first) else first.astype(jnp.float32)
     first = lax.bitcast_convert_type(first, jnp.int32)
-    return lax.cond(first % 2 < 2, lambda *a: list(a), lambda *a: [jnp.zeros_like(x) for x in a], *arrays)
+    return lax.cond(first % 2 < 2, lambda *a: list(a), _exchanged, *arrays)
+
+
+def _exchanged(*arrays: jax.Array) -> list[jax.Array]:
+    """Each array replaced by the next one of its kind, which costs nothing, or where there is none by zeros."""
+    out = []
+    for q, a in enumerate(arrays):
+        alike = [b for b in (*arrays[q + 1 :], *arrays[:q]) if b.shape == a.shape and b.dtype == a.dtype]
+        out.append(alike[0] if alike else jnp.zeros_like(a))
+    return out
 
 
 def _jvp(primals, tangents):
