@@ -18,7 +18,7 @@ from dmdenv.stored import stored
 
 _BLOCK = 8_192  # particles of all instances whose sums are formed at once: what they read stays in a processor's cache
 _LIST_BLOCK = 32_768  # the same with a list, whose columns are gathered
-_AT_ONCE = 2**17  # pairs of one small system, up to which a loop over its short columns costs more than it saves
+_AT_ONCE = range(48, 400)  # particles of one system for which a loop over its short columns costs more than it saves
 
 
 def column_sweep(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequence) -> list[jax.Array]:
@@ -30,7 +30,7 @@ def column_sweep(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequence)
     n, m = x[0].shape[-2:]
     if n == 0 or m == 0:
         return [jnp.zeros((*aval.shape, n, m), aval.dtype) for aval in kernel.out_avals]
-    if not pairs and m == 1 and n**2 <= _AT_ONCE:
+    if not pairs and m == 1 and n in _AT_ONCE:
         return gather_and_reduce(kernel, shared, x, pairs)
     if pairs:
         indices, columns = pairs
@@ -75,9 +75,11 @@ def gather_and_reduce(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequ
         for a, aval in zip(shared, kernel.shared_avals, strict=True)
     ]
     keep = over_grid((indices != particle[None, :])[..., None])
-    y = [join(_masked(term, keep), grid) for term in kernel.over(own, xi, xj, grid, both=False)]
-    axis = -len(grid)
-    return [jnp.sum(a, axis=axis, dtype=a.dtype).reshape(*a.shape[:axis], n, m) for a in y]
+    terms = [_masked(term, keep) for term in kernel.over(own, xi, xj, grid, both=False)]
+    sums = [mapped_arrays(lambda a: jnp.sum(a, axis=-len(grid), dtype=a.dtype), term) for term in terms]
+    return [
+        join(total, grid[1:]).reshape(*aval.shape, n, m) for total, aval in zip(sums, kernel.out_avals, strict=True)
+    ]
 
 
 # --- sweeps -----------------------------------------------------------------------------------------------------------
