@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 
 from dmdenv.neighbors import Pairs
-from dmdenv.particles_last import mapped_arrays, over_particles, split, take
+from dmdenv.particles_last import over_particles, split, take
 from dmdenv.space import Space, squared_distance
 
 
@@ -39,7 +39,7 @@ def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int, *, present
     own = lax.iota(jnp.int32, n)
     x = split(positions.T, 1)
     indices, columns = pairs.arrays or (None, n)
-    integer = jnp.int64 if positions.dtype == jnp.float64 else jnp.int32
+    integer = np.dtype(f"int{8 * positions.dtype.itemsize}")
     most = n if indices is None else indices.shape[0]
     column_bits = (1 << max(most - 1, 1).bit_length()) - 1
     nobody = jnp.iinfo(integer).max
@@ -52,7 +52,7 @@ def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int, *, present
 
     def visit(c, keys):
         j = neighbor(c)
-        xj = mapped_arrays(lambda a: jnp.broadcast_to(take(a, j), (n,)), x)
+        xj = jax.tree.map(lambda a: jnp.broadcast_to(take(a, j), (n,)), x)
         (distance,) = over_particles(squared_distance, (n,), space, x, xj)
         there = j != own if present is None else (j != own) & take(present, j)
         key = lax.bitcast_convert_type(distance, integer) & distance_bits | c.astype(integer)

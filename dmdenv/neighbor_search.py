@@ -20,7 +20,7 @@ from dmdenv import bits
 from dmdenv.bits import WORD
 from dmdenv.cells import Sorted, rows_around, sort_by_cell
 from dmdenv.in_batch import max_in_batch
-from dmdenv.particles_last import mapped_arrays, over_particles, split, take
+from dmdenv.particles_last import over_particles, split, take
 from dmdenv.space import Space, squared_distance
 
 PyTree = Any
@@ -96,7 +96,7 @@ def _look_at_everybody(space: Space, inside: jax.Array, reach: jax.Array) -> _Se
 
         def test(bit):
             j = first + bit
-            other = mapped_arrays(lambda a: jnp.broadcast_to(lax.dynamic_slice_in_dim(a, j, 1, axis=-1), a.shape), mine)
+            other = jax.tree.map(lambda a: jnp.broadcast_to(lax.dynamic_slice_in_dim(a, j, 1, axis=-1), a.shape), mine)
             (distance,) = over_particles(squared_distance, (n,), space, mine, other)
             return (distance < reach**2) & (own != j)
 
@@ -129,7 +129,7 @@ def _look_in_cells(
 
         def test(bit):
             place = jnp.minimum(begin + bit, last)
-            other = mapped_arrays(lambda a: take(a, place), others)
+            other = jax.tree.map(lambda a: take(a, place), others)
             (distance,) = over_particles(squared_distance, (m,), space, inside, other)
             return (distance < reach**2) & (bit < left) & (place != mine.first) & (place != mine.second)
 

@@ -35,7 +35,7 @@ from jax.interpreters import ad, batching, mlir
 
 from dmdenv.neighbors import Pairs
 from dmdenv.pair_kernel import Kernel, shape_of
-from dmdenv.sweeps import column_sweep, gather_and_reduce
+from dmdenv.sweeps import cpu_form, gather_and_reduce
 
 PyTree = Any
 
@@ -329,7 +329,7 @@ ad.primitive_jvps[neighbor_sum_p] = _jvp
 ad.primitive_transposes[neighbor_sum_p] = _transpose
 batching.primitive_batchers[neighbor_sum_p] = _batch
 mlir.register_lowering(neighbor_sum_p, mlir.lower_fun(_lowered(gather_and_reduce), multiple_results=True))
-mlir.register_lowering(neighbor_sum_p, mlir.lower_fun(_lowered(column_sweep), multiple_results=True), platform="cpu")
+mlir.register_lowering(neighbor_sum_p, mlir.lower_fun(_lowered(cpu_form), multiple_results=True), platform="cpu")
 
 
 # --- positions in flat operand lists ----------------------------------------------------------------------------------

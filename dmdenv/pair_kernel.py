@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from dmdenv.particles_last import Mapped, Value, evaluate_values
+from dmdenv.particles_last import Mapped, Value, evaluate
 
 
 class Kernel:
@@ -41,7 +41,7 @@ class Kernel:
     ) -> list[Mapped]:
         """What many pairs contribute to their first particles or, one list after the other, to `both`."""
         outputs = slice(None) if both else slice(self.outputs)
-        return evaluate_values(self.jaxpr, [*shared, *xi, *xj], particles, outputs=outputs, store=store)
+        return evaluate(self.jaxpr, [*shared, *xi, *xj], particles, outputs=outputs, store=store)
 
     @property
     def shared_avals(self) -> list:

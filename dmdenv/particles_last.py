@@ -8,10 +8,11 @@ arithmetic, which a CPU's compiler vectorises; within one array it vectorises no
 particle is computed once.
 """
 
+import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -47,25 +48,35 @@ class Whole(NamedTuple):
     array: jax.Array  # [*s, *particles]
 
 
-class Components(NamedTuple):
-    """A value of few components for every particle."""
+@jax.tree_util.register_pytree_node_class
+@dataclasses.dataclass(frozen=True)
+class Components:
+    """A value of few components for every particle; as a tree, its leaves are their arrays."""
 
     entries: np.ndarray  # objects [*s]: arrays [*particles], or [] where all particles have the same
+
+    @classmethod
+    def vector(cls, *components: jax.Array) -> "Components":
+        """The vector with these components, arrays `[*particles]`."""
+        return cls.tree_unflatten((len(components),), components)
+
+    def tree_flatten(self):
+        return tuple(self.entries.flat), self.entries.shape
+
+    @classmethod
+    def tree_unflatten(cls, shape: tuple[int, ...], leaves: Iterable) -> "Components":
+        it = iter(leaves)
+        return cls(_filled(shape, lambda index: next(it)))
 
 
 Mapped = Whole | Components
 Value = Any  # Mapped, or an array [*s] that all particles share
 
 
-def is_small(shape: tuple[int, ...]) -> bool:
-    """Whether values of this shape are taken apart."""
-    return 0 < math.prod(shape) <= _COMPONENTS
-
-
 def split(array: jax.Array, axes: int) -> Mapped:
     """The value whose array is `[*s, *particles]`, with `axes` particle axes."""
     shape = array.shape[: array.ndim - axes]
-    if not is_small(shape):
+    if not _is_small(shape):
         return Whole(array)
     return Components(_filled(shape, lambda index: array[index] if index else array))
 
@@ -80,69 +91,34 @@ def join(value: Mapped, particles: tuple[int, ...]) -> jax.Array:
     return jnp.stack(entries).reshape(*value.entries.shape, *particles)
 
 
-def arrays(value: Mapped, particles: tuple[int, ...]) -> list[jax.Array]:
-    """The arrays of a value, each with all particle axes; `like` puts others in their place."""
-    if isinstance(value, Whole):
-        return [value.array]
-    return [_over(entry, particles) for entry in value.entries.flat]
-
-
-def like(shape: tuple[int, ...], arrays: Sequence[jax.Array]) -> Mapped:
-    """The value of shape `[*s]` a particle with these arrays."""
-    if not is_small(shape):
-        return Whole(arrays[0])
-    it = iter(arrays)
-    return Components(_filled(shape, lambda index: next(it)))
-
-
-def mapped_arrays(of: Callable[[jax.Array], jax.Array], value: Mapped) -> Mapped:
-    """The value with each of its arrays replaced by a function of it."""
-    if isinstance(value, Whole):
-        return Whole(of(value.array))
-    return Components(_filled(value.entries.shape, lambda index: of(value.entries[index])))
-
-
 def evaluate(
-    jaxpr: ClosedJaxpr, operands: Sequence[jax.Array], mapped: Sequence[bool], particles: tuple[int, ...]
-) -> list[jax.Array]:
-    """The outputs of `jaxpr` for every particle.
-
-    Args:
-        jaxpr: a function of one pair, with operands of shape `s_q`.
-        operands: arrays `[*s_q, *particles]` where mapped, `[*s_q]` where all particles share the value.
-        mapped: which operands have the particle axes.
-        particles: the shape of the particle axes.
-
-    Returns:
-        One array `[*s, *particles]` an output.
-    """
-    values = [split(a, len(particles)) if m else a for a, m in zip(operands, mapped, strict=True)]
-    return [join(value, particles) for value in evaluate_values(jaxpr, values, particles)]
-
-
-def evaluate_values(
     jaxpr: ClosedJaxpr,
-    values: Sequence[Value],
+    operands: Sequence[Value],
     particles: tuple[int, ...],
     *,
     outputs: slice = slice(None),
     store: Callable[[jax.Array], jax.Array] = lambda array: array,
 ) -> list[Mapped]:
-    """`evaluate` of values that are taken apart already.
+    """The outputs of `jaxpr` for every particle.
 
     Args:
-        jaxpr: a function of one pair.
-        values: its operands.
+        jaxpr: a function of one pair, with operands of shape `s_q`.
+        operands: values of the particles, or arrays `[*s_q]` that all particles share.
         particles: the shape of the particle axes.
         outputs: which of its outputs; nothing is computed for the others.
         store: an identity, applied to each array that the function uses for several components, such as the magnitude
             of a force along its direction.
+
+    Returns:
+        One value an output, all of its arrays over the particles.
     """
-    results = _run(jaxpr, list(values), particles, store, outputs)
-    avals = jaxpr.out_avals[outputs]
+    results = _run(jaxpr, list(operands), particles, store, outputs)
+    axes = len(particles)
     return [
-        r if _is_mapped(r) else split(_spread_shared(r, aval.shape, particles), len(particles))
-        for r, aval in zip(results, avals, strict=True)
+        jax.tree.map(lambda a: a if a.ndim >= axes else _over(a, particles), r)
+        if _is_mapped(r)
+        else split(_spread_shared(r, aval.shape, particles), axes)
+        for r, aval in zip(results, jaxpr.out_avals[outputs], strict=True)
     ]
 
 
@@ -157,7 +133,7 @@ def over_particles(function: Callable, particles: tuple[int, ...], shared, *own:
     """
     one = [_of_one(value, len(particles)) for value in own]
     jaxpr = jax.make_jaxpr(function)(shared, *one)
-    return [join(value, particles) for value in evaluate_values(jaxpr, [*jax.tree.leaves(shared), *own], particles)]
+    return [join(value, particles) for value in evaluate(jaxpr, [*jax.tree.leaves(shared), *own], particles)]
 
 
 def take(table: jax.Array, index: jax.Array) -> jax.Array:
@@ -205,7 +181,7 @@ def _apply(equation, operands: list[Value], particles: tuple[int, ...], store: C
     if not any(map(_is_mapped, operands)):
         return bind(equation, operands)
     shapes = [v.aval.shape for v in (*equation.invars, *equation.outvars)]
-    if all(map(is_small, shapes)):
+    if all(map(_is_small, shapes)):
         results = _on_components(equation, operands, particles, store)
         if results is not None:
             return list(map(Components, results))
@@ -412,6 +388,11 @@ def _of_one(value: Mapped, axes: int) -> jax.ShapeDtypeStruct:
     if isinstance(value, Whole):
         return jax.ShapeDtypeStruct(value.array.shape[: value.array.ndim - axes], value.array.dtype)
     return jax.ShapeDtypeStruct(value.entries.shape, value.entries.flat[0].dtype)
+
+
+def _is_small(shape: tuple[int, ...]) -> bool:
+    """Whether values of this shape are taken apart."""
+    return 0 < math.prod(shape) <= _COMPONENTS
 
 
 def _is_mapped(value: Value) -> bool:

@@ -7,18 +7,26 @@ column of all of them is one contiguous piece, however small a system is; both a
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from dmdenv.pair_kernel import Kernel
-from dmdenv.particles_last import Mapped, Value, arrays, is_small, join, like, mapped_arrays, split, take
+from dmdenv.particles_last import Mapped, Value, join, split, take
 from dmdenv.stored import stored
 
 _BLOCK = 8_192  # particles of all instances whose sums are formed at once: what they read stays in a processor's cache
 _LIST_BLOCK = 32_768  # the same with a list, whose columns are gathered
 _AT_ONCE = range(48, 400)  # particles of one system for which a loop over its short columns costs more than it saves
+
+
+def cpu_form(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequence) -> list[jax.Array]:
+    """The faster one of the two on a CPU."""
+    n, m = x[0].shape[-2:]
+    form = gather_and_reduce if not pairs and m == 1 and n in _AT_ONCE else column_sweep
+    return form(kernel, shared, x, pairs)
 
 
 def column_sweep(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequence) -> list[jax.Array]:
@@ -30,8 +38,6 @@ def column_sweep(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequence)
     n, m = x[0].shape[-2:]
     if n == 0 or m == 0:
         return [jnp.zeros((*aval.shape, n, m), aval.dtype) for aval in kernel.out_avals]
-    if not pairs and m == 1 and n in _AT_ONCE:
-        return gather_and_reduce(kernel, shared, x, pairs)
     if pairs:
         indices, columns = pairs
 
@@ -75,11 +81,9 @@ def gather_and_reduce(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequ
         for a, aval in zip(shared, kernel.shared_avals, strict=True)
     ]
     keep = over_grid((indices != particle[None, :])[..., None])
-    terms = [_masked(term, keep) for term in kernel.over(own, xi, xj, grid, both=False)]
-    sums = [mapped_arrays(lambda a: jnp.sum(a, axis=-len(grid), dtype=a.dtype), term) for term in terms]
-    return [
-        join(total, grid[1:]).reshape(*aval.shape, n, m) for total, aval in zip(sums, kernel.out_avals, strict=True)
-    ]
+    terms = _masked(kernel.over(own, xi, xj, grid, both=False), keep)
+    sums = jax.tree.map(lambda a: jnp.sum(a, axis=-len(grid), dtype=a.dtype), terms)
+    return [a.reshape(*a.shape[: a.ndim - len(grid) + 1], n, m) for a in (join(total, grid[1:]) for total in sums)]
 
 
 # --- sweeps -----------------------------------------------------------------------------------------------------------
@@ -111,31 +115,32 @@ def _half_sweep(kernel: Kernel, shared: Sequence, x: Sequence) -> list[jax.Array
     n, m = x[0].shape[-2:]
     count, half = n * m, n // 2
     own = _flat(x)
-    twice = [mapped_arrays(lambda a: jnp.concatenate([a, a[..., : half * m]], -1), value) for value in own]
+    twice = jax.tree.map(lambda a: jnp.concatenate([a, a[..., : half * m]], -1), own)
     values = _shared_values(kernel, shared, n, m)
 
     def add_column(c, sums):
         to_first, to_second = sums
         begin = c * m
-        xj = [mapped_arrays(lambda a: lax.dynamic_slice_in_dim(a, begin, count, -1), value) for value in twice]
+        xj = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, begin, count, -1), twice)
         y = kernel.over(values, own, xj, (count,), both=True, store=_storing(c))
-        first, second = y[: kernel.outputs], y[kernel.outputs :]
-        to_first = [total + a for total, a in zip(to_first, _arrays(first, count), strict=True)]
-        added = []
-        for total, a in zip(to_second, _arrays(second, count), strict=True):
+
+        def add(total: jax.Array, a: Any) -> jax.Array:
             if n % 2 == 0:  # the column of opposite particles holds each pair twice
                 a = jnp.where(2 * c < n, a, jnp.zeros_like(a))
             a = a + lax.dynamic_slice_in_dim(total, begin, count, -1)
-            added.append(lax.dynamic_update_slice_in_dim(total, a, begin, -1))
-        return to_first, added
+            return lax.dynamic_update_slice_in_dim(total, a, begin, -1)
+
+        first, second = y[: kernel.outputs], y[kernel.outputs :]
+        return jax.tree.map(jnp.add, to_first, first), jax.tree.map(add, to_second, second)
 
     start = _zeros(kernel, count), _zeros(kernel, count + half * m)
     to_first, to_second = lax.fori_loop(1, half + 1, add_column, start)
-    sums = [
-        a + b[..., :count] + jnp.pad(b[..., count:], [(0, 0)] * (b.ndim - 1) + [(0, count - half * m)])
-        for a, b in zip(to_first, to_second, strict=True)
-    ]
-    return _outputs(kernel, sums, n, m)
+
+    def total(a, b):
+        beyond = jnp.pad(b[..., count:], [(0, 0)] * (b.ndim - 1) + [(0, count - half * m)])
+        return a + b[..., :count] + beyond
+
+    return _outputs(jax.tree.map(total, to_first, to_second), n, m)
 
 
 def _list_sweep(
@@ -157,13 +162,11 @@ def _list_sweep(
                 return take(a, j)
             return jnp.moveaxis(take(jnp.moveaxis(a, -1, 0), j), 0, -1).reshape(*a.shape[:-2], count)
 
-        xj = [mapped_arrays(of_neighbors, value) for value in table]
-        y = kernel.over(values, own, xj, (count,), both=False)
+        y = kernel.over(values, own, jax.tree.map(of_neighbors, table), (count,), both=False)
         keep = jnp.broadcast_to((particle != j)[:, None], (b, m)).reshape(count)
-        terms = _arrays([_masked(value, keep) for value in y], count)
-        return [total + a for total, a in zip(sums, terms, strict=True)]
+        return jax.tree.map(jnp.add, sums, _masked(y, keep))
 
-    return _outputs(kernel, lax.fori_loop(0, columns, add_column, _zeros(kernel, count)), b, m)
+    return _outputs(lax.fori_loop(0, columns, add_column, _zeros(kernel, count)), b, m)
 
 
 def _of_instance(a: jax.Array, aval) -> bool:
@@ -185,36 +188,22 @@ def _flat(x: Sequence) -> list[Mapped]:
     return [split(a.reshape(*a.shape[:-2], -1), 1) for a in x]
 
 
-def _arrays(values: Sequence[Mapped], count: int) -> list[jax.Array]:
-    return [a for value in values for a in arrays(value, (count,))]
+def _zeros(kernel: Kernel, count: int) -> list[Mapped]:
+    return [split(jnp.zeros((*aval.shape, count), aval.dtype), 1) for aval in kernel.out_avals]
 
 
-def _zeros(kernel: Kernel, count: int) -> list[jax.Array]:
-    """Sums of zero, in as many arrays as the outputs have."""
-    return [
-        jnp.zeros((count,) if is_small(aval.shape) else (*aval.shape, count), aval.dtype)
-        for aval in kernel.out_avals
-        for _ in range(math.prod(aval.shape) if is_small(aval.shape) else 1)
-    ]
+def _outputs(sums: Sequence[Mapped], n: int, m: int) -> list[jax.Array]:
+    """The outputs `[*s, n, m]` of sums over n m particles."""
+    return [a.reshape(*a.shape[:-1], n, m) for a in (join(total, (n * m,)) for total in stored(sums))]
 
 
-def _outputs(kernel: Kernel, sums: Sequence[jax.Array], n: int, m: int) -> list[jax.Array]:
-    """The outputs `[*s, n, m]` from the arrays in which they were summed."""
-    it = iter(stored(list(sums)))
-    outputs = []
-    for aval in kernel.out_avals:
-        parts = [next(it) for _ in range(math.prod(aval.shape) if is_small(aval.shape) else 1)]
-        outputs.append(join(like(aval.shape, parts), (n * m,)).reshape(*aval.shape, n, m))
-    return outputs
-
-
-def _masked(value: Mapped, keep: jax.Array) -> Mapped:
-    """The value where `keep` `[*particles]`, 0 elsewhere."""
+def _masked(values: Sequence[Mapped], keep: jax.Array) -> Sequence[Mapped]:
+    """The values where `keep` `[*particles]`, 0 elsewhere."""
 
     def masked(a: jax.Array) -> jax.Array:
-        return jnp.where(jnp.expand_dims(keep, tuple(range(jnp.ndim(a) - keep.ndim))), a, jnp.zeros_like(a))
+        return jnp.where(jnp.expand_dims(keep, tuple(range(a.ndim - keep.ndim))), a, jnp.zeros_like(a))
 
-    return mapped_arrays(masked, value)
+    return jax.tree.map(masked, values)
 
 
 def _storing(c: jax.Array) -> Callable[[jax.Array], jax.Array]:

@@ -31,7 +31,7 @@ import numpy as np
 from dmdenv.envs.base import Params, State, parameter
 from dmdenv.neighbor_sum import neighbor_sum
 from dmdenv.neighbors import Pairs
-from dmdenv.particles_last import like, over_particles
+from dmdenv.particles_last import Components, over_particles
 from dmdenv.pytree import pytree
 from dmdenv.space import Space, norm, unit
 from dmdenv.stored import stored
@@ -185,6 +185,11 @@ class Poses(NamedTuple):
         """Of positions `[n, 2]` and headings `[n]`."""
         return cls(*stored((positions[:, 0], positions[:, 1], jnp.cos(headings), jnp.sin(headings))))
 
+    @property
+    def u(self) -> jax.Array:
+        """The unit vectors along the headings, `[n, 2]`."""
+        return jnp.stack([self.ux, self.uy], axis=-1)
+
     def in_frame(self, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Components of vectors (x, y), `[m, n]` each, along the headings and to their left."""
         ux, uy = self.ux[None, :], self.uy[None, :]
@@ -276,7 +281,7 @@ def look(space: Space, targets: tuple[jax.Array, jax.Array], agents: Poses) -> S
     """What n agents see of targets, whose x and y are `[m, n]`, or `[m, 1]` for targets of all agents."""
     shape = jnp.broadcast_shapes(targets[0].shape, (1, len(agents.x)))
     own = agents.x[None, :], agents.y[None, :]
-    there, here = (like((2,), [jnp.broadcast_to(a, shape) for a in place]) for place in (targets, own))
+    there, here = (Components.vector(*(jnp.broadcast_to(a, shape) for a in place)) for place in (targets, own))
     x, y = over_particles(lambda space, a, b: tuple(space.displacement(a, b)), shape, space, there, here)
     squared = x * x + y * y
     apart = squared > 0
@@ -328,7 +333,7 @@ F = TypeVar("F", bound=FlockingState)
 def move_predators(space: Space, old: F, new: F, params: SteeredParams, present: jax.Array | None = None) -> F:
     """`new` with the predators moved too, by the rules at the `old` positions, after boids that are `present` `[n]`."""
     predators = Poses.of(old.predators, old.predator_headings)
-    u = jnp.stack([predators.ux, predators.uy], axis=-1)
+    u = predators.u
     seen = look(space, columns(old.positions), predators)
     least, most = _view_cosines(params)
     hunted = (seen.distance < params.chase_range) & (least <= seen.ahead) & (seen.ahead <= most)

@@ -26,6 +26,7 @@ from dmdenv.envs.boids import (
     FlockingState,
     FlockState,
     Poses,
+    Seen,
     SteeredParams,
     boid_rules,
     columns,
@@ -250,8 +251,7 @@ class SteeredFlock(Flock[SteeredS, SteeredP], Generic[SteeredS, SteeredP]):
         if self.predators:
             pushes.append(flight_rule(space, boids, state.predators, params))
         force, torque = (functools.reduce(jnp.add, parts) for parts in zip(*stored(pushes), strict=True))
-        u = jnp.stack([boids.ux, boids.uy], axis=-1)
-        shift: Any = params.dt * (params.speed * u + force)
+        shift: Any = params.dt * (params.speed * boids.u + force)
         turn = params.dt * (params.turn_rate * action + torque)
         if present is not None:
             shift, turn = jnp.where(present[:, None], shift, 0.0), jnp.where(present, turn, 0.0)
@@ -314,8 +314,7 @@ def _observe_boids(
     x, y, ux, uy = stored([take(a, slots) for a in boids])
     seen = look(space, (x, y), boids)
     p = jnp.where(slots == jnp.arange(len(boids.x))[None, :], 0.0, presence(seen.distance, params.perception))
-    scale = 1 / params.perception
-    return _view(p, boids, (seen.x * scale, seen.y * scale), (ux, uy))
+    return _view(p, seen, (ux, uy), boids, params.perception)
 
 
 def _observe_obstacles(
@@ -334,9 +333,7 @@ def _observe_predator(space: Space, boids: Poses, state: FlockingState, params: 
     seen = look(space, columns(state.predators), boids)
     headings = columns(direction(state.predator_headings))
     p = presence(seen.distance, params.perception)
-    scale = 1 / params.perception
-    view = _view(p, boids, (seen.x * scale, seen.y * scale), headings)
-    return closest(seen.distance, view, 1)
+    return closest(seen.distance, _view(p, seen, headings, boids, params.perception), 1)
 
 
 def closest(distance: jax.Array, features: list[jax.Array], k: int) -> list[jax.Array]:
@@ -350,6 +347,10 @@ def closest(distance: jax.Array, features: list[jax.Array], k: int) -> list[jax.
     return [jnp.stack(column) for column in zip(*rows, strict=True)]
 
 
-def _view(p: jax.Array, boids: Poses, *vectors: tuple[jax.Array, jax.Array]) -> list[jax.Array]:
-    """Presence p, `[m, n]`, and with it as weight the components of vectors in the frames of the boids."""
+def _view(
+    p: jax.Array, seen: Seen, headings: tuple[jax.Array, jax.Array], boids: Poses, reach: jax.Array
+) -> list[jax.Array]:
+    """Presence p, `[m, n]`, and with it as weight places over the reach and headings in the frames of the boids."""
+    scale = 1 / reach
+    vectors = (seen.x * scale, seen.y * scale), headings
     return [p, *(p * component for vector in vectors for component in boids.in_frame(*vector))]

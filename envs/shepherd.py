@@ -167,14 +167,13 @@ class Shepherd(Flock[ShepherdState, ShepherdParams]):
         space, boids = self.space_of(params), Poses.of(state.positions, state.headings)
         rules = boid_rules(space, boids, state.pairs, params)
         force, torque = flight_rule(space, boids, state.herders, params)
-        u = jnp.stack([boids.ux, boids.uy], axis=-1)
         force, torque = force + rules["force"], torque + rules["torque"]
         pace = params.speed + params.run_speed * alarm(state.positions, state.herders, params)
         length = norm(action)
         steps = action / jnp.maximum(length, 1.0)[:, None]
         moved = dataclasses.replace(
             state,
-            positions=state.positions + params.dt * (pace[:, None] * u + force),
+            positions=state.positions + params.dt * (pace[:, None] * boids.u + force),
             headings=state.headings + params.dt * torque,
             herders=state.herders + params.dt * params.herder_speed * steps,
             herder_headings=jnp.where(length > 0.05, _angle(action), state.herder_headings),

@@ -255,8 +255,8 @@ def test_bonds_and_joints_have_the_energies_of_equilibrium(task):
             return state, (jnp.mean(of_bonds[1:]), jnp.mean(of_joints))  # the anchor holds the first bond of `reach`
 
         start = env.reset(key, p)[1].replace(turns=jnp.zeros(env.beads - 2))
-        found = jax.lax.scan(step, start, jax.random.split(key, 1000))[1]
-        return jax.tree.map(lambda x: jnp.mean(x[250:]), found)
+        found = jax.lax.scan(step, start, jax.random.split(key, 2000))[1]
+        return jax.tree.map(lambda x: jnp.mean(x[500:]), found)
 
     found = [np.asarray(x, float) for x in energies(jax.random.split(jax.random.key(0), 48))]
     k_bond, k_joint = float(p.bond_stiffness), float(p.joint_stiffness)

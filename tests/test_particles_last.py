@@ -6,9 +6,16 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dmdenv.particles_last import evaluate, over_particles, split
+from dmdenv.particles_last import evaluate, join, over_particles, split
 
 S = (3,)  # of one particle's vectors
+
+
+def evaluated_arrays(jaxpr, operands, mapped, particles):
+    """`evaluate` from arrays to arrays."""
+    values = [split(a, len(particles)) if m else a for a, m in zip(operands, mapped, strict=True)]
+    return [join(value, particles) for value in evaluate(jaxpr, values, particles)]
+
 
 FUNCTIONS = {
     # elementwise, with literals, scalars and shared operands
@@ -80,7 +87,7 @@ def evaluated(request):
     def ours(s, a, b):
         one = jax.ShapeDtypeStruct(S, jnp.float32)
         return {
-            name: evaluate(jax.make_jaxpr(f)(one, one, one), [s, a, b], [False, True, True], particles)
+            name: evaluated_arrays(jax.make_jaxpr(f)(one, one, one), [s, a, b], [False, True, True], particles)
             for name, f in FUNCTIONS.items()
         }
 
@@ -107,7 +114,9 @@ def test_it_gives_what_vmap_gives(evaluated, name):
 def program(f, n=5):
     one, all_ = jax.ShapeDtypeStruct(S, jnp.float32), jax.ShapeDtypeStruct((*S, n), jnp.float32)
     jaxpr = jax.make_jaxpr(f)(one, one, one)
-    return jax.make_jaxpr(lambda s, a, b: evaluate(jaxpr, [s, a, b], [False, True, True], (n,)))(one, all_, all_).jaxpr
+    return jax.make_jaxpr(lambda s, a, b: evaluated_arrays(jaxpr, [s, a, b], [False, True, True], (n,)))(
+        one, all_, all_
+    ).jaxpr
 
 
 SMALL = [
@@ -151,4 +160,4 @@ def test_the_second_argument_may_be_shared_too():
     """As in a sweep over all pairs: one particle against all."""
     jaxpr = jax.make_jaxpr(lambda a, b: a @ b)(jnp.zeros(3), jnp.zeros(3))
     a, b = jnp.arange(12.0).reshape(3, 4), jnp.arange(3.0)
-    np.testing.assert_allclose(evaluate(jaxpr, [a, b], [True, False], (4,))[0], b @ a)
+    np.testing.assert_allclose(evaluated_arrays(jaxpr, [a, b], [True, False], (4,))[0], b @ a)
