@@ -113,7 +113,7 @@ def test_informed_baselines_are_clearly_better(task, better, worse):
         assert ahead.mean() > 3 * ahead.std(ddof=1) / np.sqrt(len(ahead)), name
 
 
-@every_task
+@pytest.mark.parametrize("task", by_default(TASKS, "reach"))
 def test_no_policy_leaves_the_spaces_or_breaks_anything(task):
     for found, largest in run(task, *SHORT[task]).values():
         assert np.max(largest) <= 1

@@ -50,9 +50,7 @@ def notebook_step(state, params, box):
     )
 
 
-@pytest.mark.parametrize(
-    ("pairs", "seed"), by_default([("all", 0), ("all", 1), ("list", 0), ("list", 1)], ("all", 0), ("list", 1))
-)
+@pytest.mark.parametrize(("pairs", "seed"), by_default([("all", 0), ("all", 1), ("list", 0), ("list", 1)], ("all", 0)))
 def test_a_step_follows_the_energies_of_jax_mds_notebook(pairs, seed, x64):
     """The notebook's simulation (200 boids, 5 obstacles, a predator; crowded here) is one configuration of ours."""
     env = dmdenv.make_env("flocking", boids=60, obstacles=5, predators=2, pairs=pairs, reach=0.4)

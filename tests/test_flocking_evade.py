@@ -197,6 +197,7 @@ def test_an_episode_starts_with_a_flock_apart_from_predators_and_obstacles():
     assert order.min() > 0.9
 
 
+@pytest.mark.slow
 def test_lists_and_all_pairs_give_the_same_episode(x64):
     """With losses on the way."""
     actions = 0.5 * jnp.sin(jnp.arange(50.0)[:, None] + jnp.arange(48.0)[None, :])
@@ -232,7 +233,8 @@ def test_so_they_do_in_many_episodes():
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pairs", ["all", pytest.param("list", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("pairs", ["all", "list"])
 def test_the_gradient_of_a_32_step_return_agrees_with_central_differences(pairs, x64):
     """For actions, the initial state and every parameter; the reset and observations included.
 

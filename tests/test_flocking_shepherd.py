@@ -147,6 +147,7 @@ def test_an_episode_starts_with_a_loose_flock_beside_the_goal_and_herders_at_its
     assert np.histogram(sides, 4, (-np.pi, np.pi))[0].min() > 2  # on all sides
 
 
+@pytest.mark.slow
 def test_lists_and_all_pairs_give_the_same_episode(x64):
     actions = 0.9 * jnp.stack([jnp.cos(jnp.arange(40) / 9), jnp.sin(jnp.arange(40) / 9)], -1)
     actions = jnp.broadcast_to(actions[:, None], (40, 2, 2))

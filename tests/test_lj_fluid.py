@@ -64,7 +64,7 @@ def by_the_core(env, task, params):
     return space, fluid, moved
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", by_default(TASKS, "drag"))
 def test_a_step_without_action_is_the_langevin_dynamics_of_the_core(task, x64):
     env = small(task)
     params = env.default_params

@@ -17,6 +17,7 @@ from dmdenv.neighbor_search import find_neighbors
 from dmdenv.neighbor_sum import neighbor_sum
 from dmdenv.neighbors import AllPairs, NeighborList, allocate, update
 from dmdenv.space import Free, Periodic, Triclinic
+from marks import by_default
 
 ROUNDING = 1e-5  # of distances in float32, relative to the reach
 
@@ -595,7 +596,7 @@ BATCHED = {
 }
 
 
-@pytest.mark.parametrize("name", ["vmap of grad", "grad of vmap"])
+@pytest.mark.parametrize("name", by_default(["vmap of grad", "grad of vmap"], "grad of vmap"))
 def test_the_compiled_program_of_a_batch_rebuilds_on_a_condition(name, monkeypatch):
     """And would not without the reduction over the batch: the text that is looked for means what it should."""
     program = BATCHED[name]

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 # the pages whose examples run by default; the others take long, and are among the slow tests
-DEFAULT = ("README.md", "adapters.md", "gymnasium.md", "trap_drag.md")
+DEFAULT = ("README.md", "gymnasium.md", "trap_drag.md")
 PAGES = [
     page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if "```python" in page.read_text()
 ]
