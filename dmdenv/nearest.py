@@ -34,7 +34,7 @@ def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int, *, present
     """
     if k < 1:
         raise ValueError(f"k = {k}; valid: 1 or more")
-    space, positions = lax.stop_gradient((space, positions))
+    space, positions = lax.stop_gradient((space, jnp.asarray(positions)))
     n = positions.shape[0]
     own = lax.iota(jnp.int32, n)
     x = split(positions.T, 1)
@@ -55,7 +55,7 @@ def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int, *, present
         xj = jax.tree.map(lambda a: jnp.broadcast_to(take(a, j), (n,)), x)
         (distance,) = over_particles(squared_distance, (n,), space, x, xj)
         there = j != own if present is None else (j != own) & take(present, j)
-        key = lax.bitcast_convert_type(distance, integer) & distance_bits | c.astype(integer)
+        key = lax.bitcast_convert_type(distance, integer) & distance_bits | jnp.asarray(c, integer)
         key = lax.select(there, key, jnp.full_like(key, nobody))
         # insertion into the sorted slots: what is farther moves on by one
         before = [jnp.full_like(key, -1), *keys[:-1]]

@@ -37,6 +37,13 @@ def test_a_batch_finds_what_each_instance_finds():
         np.testing.assert_array_equal(one, by_sorting(expected_in, 3, length))
 
 
+def test_eager_equals_jitted():
+    x = np.random.default_rng(2).uniform(0, BOX, (12, 2)).astype(np.float32)
+    with jax.disable_jit():
+        found = nearest(Periodic(BOX), x, AllPairs(), 3)
+    np.testing.assert_array_equal(found, by_sorting(x, 3))
+
+
 def test_their_own_number_stands_where_there_are_too_few():
     positions = jnp.array([[0.0, 0], [1.0, 0], [1.5, 0]])
     np.testing.assert_array_equal(nearest(Free(), positions, AllPairs(), 4), [[1, 2, 0, 0], [2, 0, 1, 1], [1, 0, 2, 2]])
