@@ -12,6 +12,7 @@ Free space uses the same cells, repeated periodically: far images share a cell a
 Reference: Allen and Tildesley, Computer Simulation of Liquids, 2nd ed. (2017), sections 5.3.1 and 5.3.2.
 """
 
+import contextlib
 import itertools
 import math
 from typing import NamedTuple, Self
@@ -91,7 +92,8 @@ def sort_by_cell(space: Space, positions: jax.Array, reach: jax.Array, cells: tu
     identity = coordinates[-1] + along * _row_beside(coordinates, np.zeros(len(cells) - 1, np.int32), cells)
     order, identities = _sort_by(identity, math.prod(cells))
 
-    starts = jnp.searchsorted(identities, jnp.arange(math.prod(cells))).astype(jnp.int32).reshape(-1, along)
+    occupants = jnp.zeros(math.prod(cells), jnp.int32).at[identities].add(1, indices_are_sorted=True)
+    starts = (jnp.cumsum(occupants) - occupants).reshape(-1, along)
     row_start = starts[:, 0]
     row_end = jnp.concatenate([row_start[1:], jnp.full(1, n, jnp.int32)])
     length = row_end - row_start
@@ -138,13 +140,14 @@ def _in_one_image(
 def _sort_by(identity: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
     """The order of particles by an integer below `count`, int32 `[n]`, and the integers in that order."""
     n = identity.shape[0]
-    particle = lax.iota(jnp.int32, n)
     bits = max(1, (n - 1).bit_length())
-    if count << bits <= 1 << 32:  # one number for both sorts several times faster than a pair
-        packed = lax.sort((identity.astype(jnp.uint32) << bits) | particle.astype(jnp.uint32))
-        return (packed & ((1 << bits) - 1)).astype(jnp.int32), (packed >> bits).astype(jnp.int32)
-    identities, order = lax.sort((identity, particle), num_keys=1)
-    return order, identities
+    # one number for both sorts several times faster than a pair
+    packed = np.dtype(np.uint32 if count << bits <= 1 << 32 else np.uint64)
+    with jax.enable_x64(True) if packed == np.uint64 else contextlib.nullcontext():
+        particle = lax.iota(packed, n)
+        numbers = lax.sort((identity.astype(packed) << packed.type(bits)) | particle)
+        order, identities = numbers & packed.type((1 << bits) - 1), numbers >> packed.type(bits)
+        return order.astype(jnp.int32), identities.astype(jnp.int32)
 
 
 def _sides(dimension: int) -> tuple[int, ...]:

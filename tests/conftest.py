@@ -1,4 +1,9 @@
-"""What makes the tests strict: float32 unless a test asks for the `x64` fixture, no rank promotion, fixed examples."""
+"""What makes the tests strict: float32 unless a test asks for the `x64` fixture, no rank promotion, fixed examples.
+
+And what lets so many of them run in one process: compiled programs are dropped before they fill its memory map.
+"""
+
+import pathlib
 
 import hypothesis
 import jax
@@ -11,6 +16,18 @@ hypothesis.settings.register_profile(
     "dmdenv", derandomize=True, deadline=None, max_examples=25, print_blob=True, database=None
 )
 hypothesis.settings.load_profile("dmdenv")
+
+
+_MAPPINGS = pathlib.Path("/proc/self/maps")  # on Linux
+_MOST_MAPPINGS = 30_000  # of 65,530, beyond which Linux gives no memory and the compiler crashes
+
+
+@pytest.fixture(autouse=True)
+def few_programs():
+    """Every compiled program keeps some mappings of memory; all are dropped where they have become many."""
+    yield
+    if _MAPPINGS.exists() and _MAPPINGS.read_bytes().count(b"\n") > _MOST_MAPPINGS:
+        jax.clear_caches()
 
 
 @pytest.fixture

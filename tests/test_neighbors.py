@@ -272,6 +272,18 @@ def test_many_particles_are_searched_for_block_by_block(monkeypatch):
     assert not in_blocks.overflow
 
 
+@pytest.mark.parametrize("count", [1, 700, 1 << 23, 1 << 24, (1 << 31) - 1])
+def test_particles_are_sorted_by_cell_in_their_own_order(count):
+    """A cell and a particle of 9 bits share 32 bits up to 2^23 cells; with more of them, 64."""
+    cell = np.random.default_rng(1).integers(0, count, (3, 300), np.int32)
+    cell[:, 200:] = cell[:, :100]
+    cell[:, 0] = count - 1
+    order, cells = jax.jit(jax.vmap(lambda cell: dmdenv.cells._sort_by(cell, count)))(cell)
+    assert order.dtype == cells.dtype == jnp.int32
+    np.testing.assert_array_equal(order, np.argsort(cell, axis=1, kind="stable"))
+    np.testing.assert_array_equal(cells, np.sort(cell, axis=1))
+
+
 def test_one_particle_far_off_does_not_blur_the_others():
     """In free space the origin is nowhere: distances are those of the positions as they are."""
     x = (np.random.default_rng(0).random((60, 3)) * 4).astype(np.float32)
