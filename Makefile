@@ -23,13 +23,13 @@ demo: $(VENV)/.installed-core ## train a flock: a learning curve, a checkpoint a
 	$(BIN)/dmdenv train flocking --agent apg $(ARGS)
 
 test: $(VENV)/.installed-dev ## run the tests, but for the slow ones
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 slow: $(VENV)/.installed-dev ## run the slow tests
-	$(BIN)/python -m pytest -n 2 -m slow $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(ARGS)
 
 interop: $(INTEROP_VENV)/.installed-interop ## test the adapters with SB3, Brax and gymnax (brings torch: .venv-interop)
-	$(INTEROP_VENV)/bin/python -m pytest -n 2 -m 'slow or not slow' $(INTEROP_TESTS) $(ARGS)
+	$(INTEROP_VENV)/bin/python -m pytest -n 2 --dist worksteal -m 'slow or not slow' $(INTEROP_TESTS) $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check format, style, layers and types
 	$(BIN)/ruff format --check .

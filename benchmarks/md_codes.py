@@ -64,7 +64,7 @@ class Dmdenv:
         self.state = integrator.init(self.potential, space, positions, velocities=velocities, pairs=pairs)
 
         def built_at(state):
-            return state.pairs.positions
+            return state.pairs.positions[:8]  # no particle is where it was at the last build
 
         def step(carry, _):
             state, builds = carry

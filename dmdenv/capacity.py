@@ -126,7 +126,7 @@ def _count(at: NeighborList, cells: tuple[int, ...], run_capacity: int) -> Neigh
 
     def search(at: NeighborList) -> Neighbors:
         reach = at.cutoff + at.skin
-        return find_neighbors(at.space, at.positions, reach, cells=cells, run_capacity=run_capacity, capacity=1)
+        return find_neighbors(at.space, at.positions, reach, at.indices[:1], cells=cells, run_capacity=run_capacity)
 
     return _of_one(search, at)(at)
 

@@ -38,7 +38,7 @@ class Neighbors(NamedTuple):
 
 
 def find_neighbors(
-    space: Space, positions: jax.Array, reach: jax.Array, *, cells: tuple[int, ...], run_capacity: int, capacity: int
+    space: Space, positions: jax.Array, reach: jax.Array, into: jax.Array, *, cells: tuple[int, ...], run_capacity: int
 ) -> Neighbors:
     """All pairs closer than the reach.
 
@@ -46,13 +46,13 @@ def find_neighbors(
         space: where the particles are.
         positions: `[n, d]`, d = 2 or 3 with cells, anywhere in a periodic space.
         reach: unit length, `[]`.
+        into: int32 `[capacity, n]`, replaced by the indices: so a program need not hold two of them.
         cells: see `dmdenv.cells.choose_cells`; without any, everybody is a candidate.
         run_capacity: candidates in a row of cells.
-        capacity: neighbours of a particle.
     """
-    n = positions.shape[0]
+    capacity, n = into.shape
     if not cells:
-        found = _read_out(_look_at_everybody(space, space.wrap(positions).T, reach), lax.iota(jnp.int32, n), capacity)
+        found = _read_out(_look_at_everybody(space, space.wrap(positions).T, reach), into, jnp.int32(0))
         return found._replace(overflow=found.columns > capacity)
     sorted_ = sort_by_cell(space, positions, reach, cells)
     candidates = take(sorted_.inside, sorted_.particles)
@@ -60,17 +60,17 @@ def find_neighbors(
     size = math.ceil(n / blocks)
 
     def add_block(b, found: Neighbors) -> Neighbors:
-        start = jnp.minimum(b * size, n - size)  # the last block goes over some particles again
-        own, mine = start + lax.iota(jnp.int32, size), sorted_.block(start, size)
-        here = _read_out(_look_in_cells(space, reach, mine, candidates, cells, run_capacity), own, capacity)
+        start = jnp.int32(jnp.minimum(b * size, n - size))  # the last block goes over some particles again
+        mine = sorted_.block(start, size)
+        here = _read_out(_look_in_cells(space, reach, mine, candidates, cells, run_capacity), found.indices, start)
         return Neighbors(
-            lax.dynamic_update_slice(found.indices, here.indices, (0, start)),
+            here.indices,
             jnp.maximum(found.columns, here.columns),
             jnp.maximum(found.longest_run, here.longest_run),
             found.overflow,
         )
 
-    nothing = Neighbors(jnp.zeros((capacity, n), jnp.int32), jnp.int32(0), jnp.int32(0), sorted_.misfit)
+    nothing = Neighbors(into, jnp.int32(0), jnp.int32(0), sorted_.misfit)
     found = lax.fori_loop(0, blocks, add_block, nothing) if blocks > 1 else add_block(0, nothing)
     overflow = found.overflow | (found.longest_run > run_capacity) | (found.columns > capacity)
     return found._replace(overflow=overflow)
@@ -173,24 +173,26 @@ def _word(test: Callable[[jax.Array], jax.Array], count: jax.Array, m: int) -> j
     return lax.fori_loop(0, count, add_bit, jnp.zeros(m, jnp.uint32))
 
 
-def _read_out(seen: _Seen, own: jax.Array, capacity: int) -> Neighbors:
-    """The neighbours of m particles, whose numbers are `own`."""
-    m = own.shape[0]
+def _read_out(seen: _Seen, into: jax.Array, first: jax.Array) -> Neighbors:
+    """The neighbours of m particles, numbered from `first` on, put into the indices of all, `[capacity, n]`."""
+    capacity, m = into.shape[0], seen.near.shape[0]
     lane, table = lax.iota(jnp.int32, m), seen.words.reshape(-1)
     columns = jnp.max(seen.near, initial=0)
     used = max_in_batch(jnp.minimum(columns, capacity))
+    own = first + lane
 
-    def next_neighbor(carry):
-        left, word, s = carry
+    def put(indices, c, column):
+        return lax.dynamic_update_slice(indices, column[None, :], (c, first))
+
+    def read_column(c, carry):
+        indices, left, word, s = carry
         left, next_, found = bits.take_lowest(left, word == 0)
         s: Any = jnp.where(found, next_, s)
         word: Any = jnp.where(found, take(table, s * m + lane), word)
         column = jnp.where(word != 0, seen.who(s, bits.lowest(word)), own)
-        return (left, word & (word - 1), s), column
+        return put(indices, c, column), left, word & (word - 1), s
 
-    def read_column(carry, c):
-        return lax.cond(c < used, next_neighbor, lambda carry: (carry, own), carry)
-
-    start = seen.occupied, jnp.zeros(m, jnp.uint32), jnp.zeros(m, jnp.int32)
-    _, indices = lax.scan(read_column, start, jnp.arange(capacity))
+    start = into, seen.occupied, jnp.zeros(m, jnp.uint32), jnp.zeros(m, jnp.int32)
+    indices, *_ = lax.fori_loop(0, used, read_column, start)
+    indices = lax.fori_loop(used, jnp.int32(capacity), lambda c, indices: put(indices, c, own), indices)
     return Neighbors(indices, columns, seen.longest, jnp.asarray(False))

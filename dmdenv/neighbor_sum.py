@@ -49,6 +49,10 @@ def neighbor_sum(
     sum and in each of its derivatives, so it may be infinite or NaN there. A neighbour list holds pairs somewhat
     beyond its cutoff, so a kernel with a finite range must vanish by itself outside of it.
 
+    A kernel that uses one comparison in two `jnp.where`, of which the inner one keeps an argument in its domain, should
+    put the border of the range in its place, not just any number: a compiler may evaluate the comparison twice with
+    different roundings, and then gives the value of what stood in.
+
     Call it under `jax.jit`: each call traces the kernel anew.
 
     Args:

@@ -152,7 +152,8 @@ def room(count: Callable[[int], Neighbors], n: int, slack: float, *, run_capacit
 def _count(
     space: Space, positions: jax.Array, reach: jax.Array, cells: tuple[int, ...], run_capacity: int
 ) -> Neighbors:
-    return find_neighbors(space, positions, reach, cells=cells, run_capacity=run_capacity, capacity=1)
+    column = jnp.zeros((1, len(positions)), jnp.int32)
+    return find_neighbors(space, positions, reach, column, cells=cells, run_capacity=run_capacity)
 
 
 def build(
@@ -255,9 +256,9 @@ def _build(neighbors: NeighborList, space: Space, positions: jax.Array) -> Neigh
         space,
         positions,
         neighbors.cutoff + neighbors.skin,
+        neighbors.indices,
         cells=neighbors.cells,
         run_capacity=neighbors.run_capacity,
-        capacity=neighbors.indices.shape[0],
     )
     return neighbors.replace(
         indices=found.indices,

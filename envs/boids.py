@@ -217,6 +217,7 @@ def boid_rules(
     def in_view(cosine):
         return (least <= cosine) & (cosine <= most)
 
+    border = jnp.finfo(boids.x.dtype).eps  # stands for a weight that is not above 0, and has a logarithm
     features = boids, None if present is None else jnp.where(present, 1.0, 0.0)
 
     def pair(i, j):
@@ -231,12 +232,12 @@ def boid_rules(
         sine, cosine = cross(u_i, u_j), jnp.sum(u_i * u_j)
         w = 1 - r / D
         aligning = both & (w > 0)
-        w = jnp.where(aligning, w, 1.0)
+        w = jnp.where(aligning, w, border)
         mutual = jnp.where(seen, 1.0, 0.0) + jnp.where(sees, 1.0, 0.0)
         turning = jnp.where(aligning, mutual * _power(w, alpha) * (1 - cosine) * sine, 0.0)
         w = 1 - r / params.avoidance_range
         near = both & (w > 0)
-        w = jnp.where(near, w, 1.0)
+        w = jnp.where(near, w, border)
         push = jnp.where(near, params.avoidance / params.avoidance_range * _power(w, alpha - 1), 0.0)
         kin = both & seen & (r < params.cohesion_range)
         touching = both & (r < params.collision_range)
@@ -320,7 +321,7 @@ def flight_rule(space: Space, boids: Poses, hunters: jax.Array, params: BoidPara
     seen = look(space, columns(hunters), boids)
     D, J, alpha, r, q = params.flight_range, params.flight, params.exponent, seen.distance, seen.ahead
     near = (r < D) & (r > 0)
-    w, r = jnp.where(near, 1 - r / D, 1.0), jnp.where(near, r, 1.0)
+    w, r = jnp.where(near, 1 - r / D, jnp.finfo(r.dtype).eps), jnp.where(near, r, 1.0)
     along = jnp.where(near, -J / D * _power(w, alpha - 1) * (1 + q), 0.0)
     across = jnp.where(near, J / alpha * _power(w, alpha) / r, 0.0)
     torque = jnp.where(near, -J / alpha * _power(w, alpha) * seen.left, 0.0)

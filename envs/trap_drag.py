@@ -196,7 +196,7 @@ def moved_with_trap(
     covariance = forgotten**2
     # what y does not tell of the integral: all below the third order cancels, so a series serves for small z
     small = z < 0.3
-    safe = jnp.where(small, 1.0, z)
+    safe = jnp.where(small, 0.3, z)
     e = jnp.exp(-safe)
     exact = 2.0 * safe - 4.0 * (1.0 - e) + (1.0 - e**2) - (1.0 - e) ** 4 / (1.0 - e**2)
     left = jnp.where(small, z**3 * (1 / 6 - z**2 * (1 / 60 - z**2 * 17 / 10080)), exact)

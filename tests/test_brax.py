@@ -36,7 +36,7 @@ def test_it_is_the_same_environment(id, task):
         following = step(state, action)
         assert types(following) == types(state)  # it can be scanned
         np.testing.assert_allclose(following.obs, expected[0], rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(following.reward, expected[2], rtol=1e-5)
+        np.testing.assert_allclose(following.reward, expected[2], rtol=1e-5, atol=1e-6)
         assert set(following.metrics) == set(expected[5]) - {"final_observation", "overflow", "nonfinite"}
         for metric, value in following.metrics.items():
             np.testing.assert_allclose(value, expected[5][metric], rtol=1e-5, atol=1e-6)

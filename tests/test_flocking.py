@@ -11,8 +11,9 @@ import pytest
 import dmdenv
 from boid_energies import notebook_energies, wrapped
 from dmdenv.envs.base import CapacityExceeded
-from dmdenv.envs.boids import FlockingParams, Poses, boid_rules, polar_order
+from dmdenv.envs.boids import FlockingParams, Poses, boid_rules, flight_rule, polar_order
 from dmdenv.neighbors import AllPairs
+from dmdenv.space import Free
 from marks import by_default
 
 # --- the rules as energies --------------------------------------------------------------------------------------------
@@ -114,6 +115,31 @@ def test_a_rule_that_is_off_has_its_derivative(x64):
     derivative = jax.jit(jax.jacrev(torque))(0.0)
     assert np.max(np.abs(derivative)) > 0.1
     np.testing.assert_allclose(derivative, torque(1.0) - torque(0.0), atol=1e-12)
+
+
+@pytest.mark.parametrize("rule", ["avoidance", "alignment", "flight"])
+def test_no_boid_within_rounding_of_a_range_feels_its_rule(rule):
+    """A compiled program may compare a distance with a range several times, with different roundings."""
+    params = dmdenv.make_env("flocking").default_params
+    off = dict.fromkeys(("avoidance", "alignment", "cohesion"), 0.0)
+    params = params.replace(**(off | {rule: 5.0, "view_max": np.pi, f"{rule}_range": 1.5}))
+    generator = np.random.default_rng(0)
+    bond = generator.normal(size=(20_000, 2))
+    bond *= 1.5 * (1 + generator.uniform(-3e-7, 3e-7, (len(bond), 1))) / np.linalg.norm(bond, axis=1, keepdims=True)
+    headings = generator.uniform(0, 2 * np.pi, (len(bond), 2)).astype(np.float32)
+
+    @jax.jit
+    @jax.vmap
+    def felt(bond, headings):
+        if rule == "flight":
+            boid = Poses.of(jnp.zeros((1, 2)), headings[:1])
+            return flight_rule(Free(), boid, bond[None, :], params)
+        boids = Poses.of(jnp.stack([jnp.zeros(2), bond]), headings)
+        rules = boid_rules(Free(), boids, AllPairs(), params)
+        return rules["force"], rules["torque"]
+
+    force, torque = felt(bond.astype(np.float32), headings)
+    assert max(np.abs(force).max(), np.abs(torque).max()) < 1e-2
 
 
 def test_without_rules_and_action_boids_fly_straight(x64):

@@ -336,7 +336,8 @@ def test_too_many_neighbours_set_the_flag_and_it_sticks():
 def test_too_many_particles_in_a_run_of_cells_set_the_flag_and_it_sticks():
     x, space, neighbors = gas_with_little_room()
     reach = neighbors.cutoff + neighbors.skin
-    found = find_neighbors(space, jnp.asarray(x), reach, cells=neighbors.cells, run_capacity=32, capacity=1)
+    column = jnp.zeros((1, len(x)), jnp.int32)
+    found = find_neighbors(space, jnp.asarray(x), reach, column, cells=neighbors.cells, run_capacity=32)
     longest = int(found.longest_run)
     everybody = jnp.zeros((len(x) - 1, len(x)), jnp.int32)
     assert not rebuilt(neighbors.replace(run_capacity=longest, indices=everybody), space, x).overflow

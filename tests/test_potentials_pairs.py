@@ -294,6 +294,35 @@ def test_the_switch_leaves_the_potential_alone_up_to_its_onset():
         np.testing.assert_allclose(found, expected, rtol=1e-14)
 
 
+@pytest.mark.parametrize(
+    ("potential", "cutoff", "d"),
+    [
+        (lennard_jones(truncation="force_shifted"), 2.5, 3),
+        (lennard_jones(truncation="switched", onset=2.0), 2.5, 3),
+        (wca(), 2 ** (1 / 6), 2),
+        (soft_sphere(), 1.0, 2),
+        (soft_sphere(alpha=2.5), 1.0, 3),
+    ],
+)
+@pytest.mark.parametrize("kind", ["list", "batch"])
+def test_no_pair_within_rounding_of_the_cutoff_has_a_force(kind, potential, cutoff, d):
+    """A compiled program may compare a distance with the cutoff several times, with different roundings."""
+    generator, apart = np.random.default_rng(0), 8.0
+    grid = np.stack(np.meshgrid(*[np.arange({2: 60, 3: 16}[d]) * apart] * d, indexing="ij"), -1).reshape(-1, d)
+    bond = generator.normal(size=grid.shape)
+    bond *= cutoff * (1 + generator.uniform(-3e-7, 3e-7, (len(grid), 1))) / np.linalg.norm(bond, axis=1, keepdims=True)
+    with jax.enable_x64(False):
+        r = np.stack([0 * grid, bond], 1).astype(np.float32)
+        if kind == "batch":
+            forces = jax.jit(jax.vmap(lambda r: potential.forces(Free(), r, AllPairs())))(r)
+        else:
+            r = (r + grid[:, None]).reshape(-1, d).astype(np.float32)
+            pairs = allocate(Free(), r, cutoff=1.01 * cutoff, skin=0.1)
+            assert pairs.columns == 1
+            forces = jax.jit(potential.forces)(Free(), r, pairs)
+    assert np.abs(forces).max() < 0.01  # the steepest grows by 57 a unit length
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     "potential",

@@ -157,6 +157,5 @@ def limited(displacement: Direction, largest: jax.Array | None) -> Direction:
     if largest is None:
         return displacement
     farthest = jnp.max(jnp.concatenate([norm(part) for part in displacement]))
-    beyond = farthest > largest
-    factor = jnp.where(beyond, largest / jnp.where(beyond, farthest, 1.0), 1.0)
+    factor = largest / jnp.maximum(farthest, largest)
     return tuple(factor * part for part in displacement)

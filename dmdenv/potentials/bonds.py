@@ -78,4 +78,5 @@ def _harmonic(r: jax.Array, *, stiffness: jax.Array, length: jax.Array) -> jax.A
 def _fene(r: jax.Array, *, stiffness: jax.Array, max_length: jax.Array) -> jax.Array:
     x = (r / max_length) ** 2
     whole = x < 1
-    return jnp.where(whole, -0.5 * stiffness * max_length**2 * jnp.log1p(-jnp.where(whole, x, 0.0)), jnp.inf)
+    x = jnp.where(whole, x, 1 - jnp.finfo(r.dtype).eps)
+    return jnp.where(whole, -0.5 * stiffness * max_length**2 * jnp.log1p(-x), jnp.inf)
