@@ -20,7 +20,7 @@ from dmdenv import bits
 from dmdenv.bits import WORD
 from dmdenv.cells import Sorted, rows_around, sort_by_cell
 from dmdenv.in_batch import max_in_batch
-from dmdenv.particles_last import over_particles, split, take
+from dmdenv.particles_last import Mapped, over_particles, split, take
 from dmdenv.space import Space, squared_distance
 
 PyTree = Any
@@ -55,7 +55,7 @@ def find_neighbors(
         found = _read_out(_look_at_everybody(space, space.wrap(positions).T, reach), into, jnp.int32(0))
         return found._replace(overflow=found.columns > capacity)
     sorted_ = sort_by_cell(space, positions, reach, cells)
-    candidates = take(sorted_.inside, sorted_.particles)
+    candidates = split(take(sorted_.inside, sorted_.particles), 1)  # here: each block would copy its slices
     blocks = math.ceil(n / _BLOCK)
     size = math.ceil(n / blocks)
 
@@ -110,13 +110,13 @@ def _look_in_cells(
     space: Space,
     reach: jax.Array,
     mine: Sorted,
-    candidates: jax.Array,
+    candidates: Mapped,
     cells: tuple[int, ...],
     run_capacity: int,
 ) -> _Seen:
-    """Segment s holds a part of a run of candidates, which are positions `[d, 2 n]` in the order of their cells."""
-    m, last = mine.inside.shape[1], candidates.shape[1] - 1
-    inside, others = split(mine.inside, 1), split(candidates, 1)
+    """Segment s holds a part of a run of candidates, which are 2 n positions in the order of their cells."""
+    m, last = mine.inside.shape[1], len(mine.particles) - 1
+    inside = split(mine.inside, 1)
     rows = rows_around(space, cells)
     words_a_row = math.ceil(run_capacity / WORD)
     bits_a_word = math.ceil(run_capacity / words_a_row)
@@ -129,7 +129,7 @@ def _look_in_cells(
 
         def test(bit):
             place = jnp.minimum(begin + bit, last)
-            other = jax.tree.map(lambda a: take(a, place), others)
+            other = jax.tree.map(lambda a: take(a, place), candidates)
             (distance,) = over_particles(squared_distance, (m,), space, inside, other)
             return (distance < reach**2) & (bit < left) & (place != mine.first) & (place != mine.second)
 

@@ -18,7 +18,7 @@ from dmdenv.particles_last import Mapped, Value, join, split, take
 from dmdenv.stored import stored
 
 _BLOCK = 8_192  # particles of all instances whose sums are formed at once: what they read stays in a processor's cache
-_LIST_BLOCK = 32_768  # the same with a list, whose columns are gathered
+_LIST_BLOCK = 131_072  # the same with a list, whose columns are read from memory: a longer piece of each is faster
 _AT_ONCE = range(48, 400)  # particles of one system for which a loop over its short columns costs more than it saves
 
 
@@ -40,9 +40,11 @@ def column_sweep(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequence)
         return [jnp.zeros((*aval.shape, n, m), aval.dtype) for aval in kernel.out_avals]
     if pairs:
         indices, columns = pairs
+        # split here: each block would copy its slices
+        table = [split(a.reshape(*a.shape[:-2], n) if m == 1 else a, 1 if m == 1 else 2) for a in x]
 
         def rows(start, size):
-            return _list_sweep(kernel, shared, x, lax.dynamic_slice_in_dim(indices, start, size, -1), columns, start)
+            return _list_sweep(kernel, shared, x, table, indices, columns, start, size)
 
         return _in_blocks(rows, n, max(1, _LIST_BLOCK // m), axis=-2)
 
@@ -97,7 +99,7 @@ def _in_blocks(sums: Callable, total: int, size: int, axis: int) -> list[jax.Arr
     size = math.ceil(total / blocks)
 
     def add_block(b, y):
-        start = jnp.minimum(b * size, total - size)
+        start = jnp.int32(jnp.minimum(b * size, total - size))
         return [
             lax.dynamic_update_slice_in_dim(a, part, start, axis) for a, part in zip(y, sums(start, size), strict=True)
         ]
@@ -144,25 +146,31 @@ def _half_sweep(kernel: Kernel, shared: Sequence, x: Sequence) -> list[jax.Array
 
 
 def _list_sweep(
-    kernel: Kernel, shared: Sequence, x: Sequence, indices: jax.Array, columns: jax.Array, start: jax.Array
+    kernel: Kernel,
+    shared: Sequence,
+    x: Sequence,
+    table: Sequence[Mapped],
+    indices: jax.Array,
+    columns: jax.Array,
+    start: jax.Array,
+    b: int,
 ) -> list[jax.Array]:
-    """The sums of a block of particles, numbered from `start`, over their neighbours, in `indices` `[K, b]`."""
-    (n, m), b = x[0].shape[-2:], indices.shape[-1]
+    """The sums of b particles, numbered from `start` on, over their neighbours, whose features are in the table."""
+    n, m = x[0].shape[-2:]
     count = b * m
     own = _flat([lax.dynamic_slice_in_dim(a, start, b, -2) for a in x])
-    table = [split(a.reshape(*a.shape[:-2], n) if m == 1 else a, 1 if m == 1 else 2) for a in x]
     values = _shared_values(kernel, shared, b, m)
     particle = start + lax.iota(jnp.int32, b)
 
     def add_column(c, sums):
-        j = lax.dynamic_index_in_dim(indices, c, keepdims=False)
+        j = lax.dynamic_slice(indices, (c, start), (1, b))[0]  # here: a slice of all columns would be copied
 
         def of_neighbors(a):
             if m == 1:
                 return take(a, j)
             return jnp.moveaxis(take(jnp.moveaxis(a, -1, 0), j), 0, -1).reshape(*a.shape[:-2], count)
 
-        y = kernel.over(values, own, jax.tree.map(of_neighbors, table), (count,), both=False)
+        y = kernel.over(values, own, jax.tree.map(of_neighbors, table), (count,), both=False, store=_storing(c))
         keep = jnp.broadcast_to((particle != j)[:, None], (b, m)).reshape(count)
         return jax.tree.map(jnp.add, sums, _masked(y, keep))
 
