@@ -365,6 +365,14 @@ def gaussian(r, width):
 # --- parameters -------------------------------------------------------------------------------------------------------
 
 
+def test_an_energy_that_is_infinite_at_its_cutoff_has_finite_derivatives_beyond():
+    wall = pair_potential(lambda r: -jnp.log1p(-((r / 1.5) ** 2)), cutoff=1.5)
+    r = jnp.array([[0.0, 0.0], [1.0, 0.0], [2.7, 0.0]])
+    hessian = jax.jit(jax.hessian(lambda r: wall.energy(Free(), r, AllPairs())))(r)
+    assert np.all(np.isfinite(hessian))
+    assert np.all(hessian[2] == 0)
+
+
 def test_parameters_by_species_and_mixed_are_those_of_each_pair():
     """Against a double loop in numpy over pairs with their own numbers."""
     rng, n = np.random.default_rng(0), 10

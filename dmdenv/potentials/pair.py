@@ -96,9 +96,10 @@ class PairPotential(Potential):
         d = space.displacement(a["position"], b["position"])
         s = jnp.sum(d * d)
         inside, apart = s < cutoff**2, s > 0
-        nearest = (float(jnp.finfo(s.dtype).eps) / 2) ** 2  # stands for 0: as good as it, and 1 / s^2 is finite
-        # a compiler may repeat the comparison and round s differently: what stands for a farther s is the border
-        border = jax.lax.stop_gradient(jnp.where(cutoff > 0, cutoff**2, 1.0))
+        eps = float(jnp.finfo(s.dtype).eps)
+        nearest = (eps / 2) ** 2  # stands for 0: as good as it, and 1 / s^2 is finite
+        # a compiler may repeat the comparison and round s differently: what stands for a farther s is just inside
+        border = jax.lax.stop_gradient(jnp.where(cutoff > 0, (1 - 4 * eps) * cutoff**2, 1.0))
         safe = jnp.where(inside, jnp.where(apart, s, nearest), border)
 
         def energy(s: jax.Array) -> jax.Array:
