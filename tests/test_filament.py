@@ -56,6 +56,7 @@ def test_the_drag_on_a_free_filament_has_no_sum_and_no_moment():
     np.testing.assert_allclose(jnp.sum(r[:, 0] * drag[:, 1] - r[:, 1] * drag[:, 0]) / scale, 0.0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_noise_the_error_falls_as_the_square_of_the_time_step():
     potential = flexible(5, turns=jnp.array([0.5, -0.7, 0.9]))
 

@@ -298,10 +298,10 @@ def test_the_switch_leaves_the_potential_alone_up_to_its_onset():
     ("potential", "cutoff", "d"),
     [
         (lennard_jones(truncation="force_shifted"), 2.5, 3),
-        (lennard_jones(truncation="switched", onset=2.0), 2.5, 3),
         (wca(), 2 ** (1 / 6), 2),
-        (soft_sphere(), 1.0, 2),
-        (soft_sphere(alpha=2.5), 1.0, 3),
+        pytest.param(lennard_jones(truncation="switched", onset=2.0), 2.5, 3, marks=pytest.mark.slow),
+        pytest.param(soft_sphere(), 1.0, 2, marks=pytest.mark.slow),
+        pytest.param(soft_sphere(alpha=2.5), 1.0, 3, marks=pytest.mark.slow),
     ],
 )
 @pytest.mark.parametrize("kind", ["list", "batch"])
