@@ -323,6 +323,14 @@ def test_no_pair_within_rounding_of_the_cutoff_has_a_force(kind, potential, cuto
     assert np.abs(forces).max() < 0.01  # the steepest grows by 57 a unit length
 
 
+def test_an_energy_that_is_infinite_at_its_cutoff_has_finite_derivatives_beyond():
+    wall = pair_potential(lambda r: -jnp.log1p(-((r / 1.5) ** 2)), cutoff=1.5)
+    r = jnp.array([[0.0, 0.0], [1.0, 0.0], [2.7, 0.0]])
+    hessian = jax.jit(jax.hessian(lambda r: wall.energy(Free(), r, AllPairs())))(r)
+    assert np.all(np.isfinite(hessian))
+    assert np.all(hessian[2] == 0)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     "potential",
@@ -363,14 +371,6 @@ def gaussian(r, width):
 
 
 # --- parameters -------------------------------------------------------------------------------------------------------
-
-
-def test_an_energy_that_is_infinite_at_its_cutoff_has_finite_derivatives_beyond():
-    wall = pair_potential(lambda r: -jnp.log1p(-((r / 1.5) ** 2)), cutoff=1.5)
-    r = jnp.array([[0.0, 0.0], [1.0, 0.0], [2.7, 0.0]])
-    hessian = jax.jit(jax.hessian(lambda r: wall.energy(Free(), r, AllPairs())))(r)
-    assert np.all(np.isfinite(hessian))
-    assert np.all(hessian[2] == 0)
 
 
 def test_parameters_by_species_and_mixed_are_those_of_each_pair():
