@@ -5,7 +5,7 @@ VENV ?= .venv
 BENCH_VENV ?= .venv-bench
 INTEROP_VENV ?= .venv-interop
 ARGS ?=
-INTEROP_TESTS := $(foreach name,brax gymnax pettingzoo sb3,tests/test_$(name).py)
+INTEROP_TESTS := $(foreach name,brax gymnax pettingzoo sb3,tests/adapters/test_$(name).py)
 
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --disable-pip-version-check

@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dmdenv._core.pytree import Replaceable, pytree
+from dmdenv.agents.base import Metrics
 from dmdenv.agents.checks import check_number, check_sizes, check_whole
 from dmdenv.agents.networks import DeterministicPolicy, deterministic_policy
-from dmdenv.agents.protocol import Metrics
 from dmdenv.envs.base import Env, Observation, Params, State
-from dmdenv.pytree import Replaceable, pytree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from dmdenv.agents.protocol import Policy
+from dmdenv._core.pytree import Replaceable, pytree, static
+from dmdenv.agents.base import Policy
 from dmdenv.envs.base import Env, Params
-from dmdenv.pytree import Replaceable, pytree, static
 
 
 @pytree

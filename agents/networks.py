@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from dmdenv.agents.protocol import UnfitError
+from dmdenv._core.pytree import Replaceable, pytree, static
+from dmdenv.agents.base import UnfitError
 from dmdenv.envs.base import Env
-from dmdenv.pytree import Replaceable, pytree, static
 
 LAST_LAYER_SCALE = 0.01  # first actions are close to zero, in the steep part of the tanh: every direction is open
 

@@ -29,8 +29,7 @@ import tyro
 from jax import lax
 
 from benchmarks import harness
-from dmdenv.neighbor_sum import neighbor_sum
-from dmdenv.neighbors import AllPairs
+from dmdenv.neighbors import AllPairs, neighbor_sum
 from dmdenv.space import Periodic
 
 ONSET, CUTOFF = 2.0, 2.5  # sigma

@@ -32,7 +32,7 @@ import tyro
 
 import dmdenv
 from benchmarks import harness
-from dmdenv.envs.gymnasium_adapter import GymnasiumVectorEnv
+from dmdenv.envs.adapters.gymnasium import GymnasiumVectorEnv
 
 BATCHES = (1, 16, 256, 4096, 16_384)
 BOIDS = (8, 32, 128, 512)
@@ -174,7 +174,7 @@ def measure_adapters(id: str, task: str, config: dict[str, Any], batch: int, rou
         for mode in ("NextStep", "SameStep")
     }
     if importlib.util.find_spec("stable_baselines3") is not None:
-        from dmdenv.envs.sb3_adapter import SB3VecEnv
+        from dmdenv.envs.adapters.sb3 import SB3VecEnv
 
         adapters["SB3"] = SB3VecEnv(env, batch, params=params)
     for name, adapter in adapters.items():

@@ -81,7 +81,7 @@ def melt(chains: int, beads: int) -> Liquid:
 
     from dmdenv.lattice import chain_melt
     from dmdenv.minimizers import FIRE
-    from dmdenv.neighbors import allocate
+    from dmdenv.neighbors.lists import allocate
     from dmdenv.potentials import fene_bonds, harmonic_bonds, lennard_jones, soft_sphere
 
     start = chain_melt(chains, beads, key=jax.random.key(0))

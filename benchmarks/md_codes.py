@@ -50,7 +50,7 @@ class Dmdenv:
         import jax.numpy as jnp
 
         from dmdenv.integrators import NVE
-        from dmdenv.neighbors import allocate
+        from dmdenv.neighbors.lists import allocate
         from dmdenv.potentials import fene_bonds, lennard_jones
         from dmdenv.space import Periodic
 
@@ -96,7 +96,7 @@ class Dmdenv:
         import jax
         import jax.numpy as jnp
 
-        from dmdenv.neighbors import build
+        from dmdenv.neighbors.lists import build
 
         pairs, space, positions = self._pairs(), self.state.space, self.state.positions
         compiled = jax.jit(build)

@@ -34,10 +34,10 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks import harness
+from dmdenv.differentiation import rollout
 from dmdenv.minimizers import FIRE
 from dmdenv.neighbors import AllPairs
 from dmdenv.potentials import PairPotential, PerParticle, soft_sphere
-from dmdenv.rollout import rollout
 from dmdenv.space import Periodic
 
 PACKING_FRACTION = 0.98

@@ -26,7 +26,7 @@ import tyro
 
 import dmdenv
 from benchmarks import harness
-from dmdenv.envs.gymnasium_adapter import GymnasiumVectorEnv
+from dmdenv.envs.adapters.gymnasium import GymnasiumVectorEnv
 
 CASES = ((256, 32), (256, 4), (4096, 4))  # instances, agents
 QUICK = ((8, 4),)

@@ -5,7 +5,7 @@ Nothing here imports JAX, so that `import dmdenv` stays light.
 
 import gymnasium
 
-ENTRY_POINT = "dmdenv.envs.gymnasium_adapter"
+ENTRY_POINT = "dmdenv.envs.adapters.gymnasium"
 
 # Gymnasium's id, and what makes the environment: `make_env(**...)`; in the order of the registry
 IDS: dict[str, dict[str, str]] = {

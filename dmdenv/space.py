@@ -11,7 +11,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.pytree import Replaceable, pytree
+from dmdenv._core.pytree import Replaceable, pytree
 
 
 @pytree

@@ -16,8 +16,8 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.in_batch import any_in_batch
-from dmdenv.pytree import Replaceable, pytree
+from dmdenv._core.in_batch import any_in_batch
+from dmdenv._core.pytree import Replaceable, pytree
 
 Info = dict[str, Any]
 Observation = jax.Array

@@ -10,22 +10,22 @@ from dmdenv.envs.base import Env
 # id: {task: class}; the first task is the default one
 _ENVS: dict[str, dict[str, str]] = {
     "bonded_chain": {
-        "reach": "dmdenv.envs.chain_reach:ChainReach",
-        "swim": "dmdenv.envs.chain_swim:ChainSwim",
-        "fold": "dmdenv.envs.chain_fold:ChainFold",
+        "reach": "dmdenv.envs.bonded_chain.reach:ChainReach",
+        "swim": "dmdenv.envs.bonded_chain.swim:ChainSwim",
+        "fold": "dmdenv.envs.bonded_chain.fold:ChainFold",
     },
     "flocking": {
-        "align": "dmdenv.envs.flocking:Flocking",
-        "shepherd": "dmdenv.envs.shepherd:Shepherd",
-        "evade": "dmdenv.envs.evade:Evade",
+        "align": "dmdenv.envs.flocking.align:Flocking",
+        "shepherd": "dmdenv.envs.flocking.shepherd:Shepherd",
+        "evade": "dmdenv.envs.flocking.evade:Evade",
     },
     "lj_fluid": {
-        "anneal": "dmdenv.envs.lj_anneal:LJAnneal",
-        "drag": "dmdenv.envs.lj_drag:LJDrag",
+        "anneal": "dmdenv.envs.lj_fluid.anneal:LJAnneal",
+        "drag": "dmdenv.envs.lj_fluid.drag:LJDrag",
     },
     "soft_sphere_packing": {
-        "compress": "dmdenv.envs.packing_compress:PackingCompress",
-        "design": "dmdenv.envs.packing_design:PackingDesign",
+        "compress": "dmdenv.envs.soft_sphere_packing.compress:PackingCompress",
+        "design": "dmdenv.envs.soft_sphere_packing.design:PackingDesign",
     },
     "trap_drag": {"drag": "dmdenv.envs.trap_drag:TrapDrag"},
 }

@@ -27,8 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.pytree import pytree
 from dmdenv.envs.base import Baseline, Env, Params, State, Transition, initial_flags, parameter, task_field
-from dmdenv.pytree import pytree
 
 
 class TrapDragParams(Params):

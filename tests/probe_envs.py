@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.pytree import pytree
 from dmdenv.envs.base import CapacityExceeded, Env, Params, State, Transition, initial_flags, parameter, task_field
-from dmdenv.pytree import pytree
 
 S = TypeVar("S", bound=State)
 P = TypeVar("P", bound=Params)

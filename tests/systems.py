@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.pytree import pytree
 from dmdenv.neighbors import Pairs
 from dmdenv.potentials import Potential
-from dmdenv.pytree import pytree
 from dmdenv.space import Space
 
 FCC = ((0.0, 0.0, 0.0), (0.5, 0.5, 0.0), (0.5, 0.0, 0.5), (0.0, 0.5, 0.5))

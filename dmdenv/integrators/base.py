@@ -9,10 +9,10 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.pytree import Replaceable
 from dmdenv.integrators.state import State, checked_positions
 from dmdenv.neighbors import AllPairs, Pairs
 from dmdenv.potentials import Potential
-from dmdenv.pytree import Replaceable
 from dmdenv.space import Space
 
 S = TypeVar("S", bound=State)

@@ -33,10 +33,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from dmdenv._core.pytree import pytree
 from dmdenv.integrators.base import Integrator, Scalar, noisy, number
 from dmdenv.integrators.state import StochasticState
 from dmdenv.potentials import Potential
-from dmdenv.pytree import pytree
 from dmdenv.space import Space, unit
 
 

@@ -22,12 +22,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from dmdenv._core.pytree import pytree
 from dmdenv.integrators.base import Integrator, Scalar, for_particles, noisy, number
 from dmdenv.integrators.nve import total_energy
 from dmdenv.integrators.state import StochasticState
 from dmdenv.integrators.velocities import maxwell_boltzmann
 from dmdenv.potentials import Potential
-from dmdenv.pytree import pytree
 
 
 @pytree

@@ -24,12 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.pytree import pytree, static
 from dmdenv.integrators.base import Integrator, Scalar, degrees_of_freedom, needed_key, number
 from dmdenv.integrators.nve import total_energy, velocity_verlet
 from dmdenv.integrators.state import State
 from dmdenv.integrators.velocities import maxwell_boltzmann
 from dmdenv.potentials import Potential
-from dmdenv.pytree import pytree, static
 
 
 def _symmetric(*half: float) -> tuple[float, ...]:

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 import jax
 
+from dmdenv._core.pytree import pytree
 from dmdenv.integrators.base import Integrator, Scalar, number
 from dmdenv.integrators.state import State
 from dmdenv.potentials import Potential
-from dmdenv.pytree import pytree
 
 S = TypeVar("S", bound=State)
 

@@ -7,9 +7,9 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.neighbors import AllPairs, NeighborList, Pairs, update
 from dmdenv.potentials import Potential
-from dmdenv.pytree import Replaceable, pytree
 from dmdenv.quantities import kinetic_energy
 from dmdenv.space import Space
 

@@ -9,13 +9,13 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.pytree import Replaceable, pytree, static
 from dmdenv.integrators.base import Scalar, number
 from dmdenv.integrators.state import check_reach, overflow, refreshed
 from dmdenv.minimizers import box as boxes
 from dmdenv.minimizers.box import Box
 from dmdenv.neighbors import AllPairs, NeighborList, Pairs
 from dmdenv.potentials import Potential
-from dmdenv.pytree import Replaceable, pytree, static
 from dmdenv.space import Space, norm
 
 Direction = tuple[jax.Array, ...]  # [n, d] of the particles and, where the box is free, [d, d] of the box, unit length

@@ -26,12 +26,12 @@ import operator
 import jax
 import jax.numpy as jnp
 
+from dmdenv._core.pytree import pytree, static
 from dmdenv.integrators.base import Scalar, number
 from dmdenv.integrators.state import checked_positions
 from dmdenv.minimizers.base import Direction, Minimizer, State, limited, rest
 from dmdenv.neighbors import AllPairs, Pairs
 from dmdenv.potentials import Potential
-from dmdenv.pytree import pytree, static
 from dmdenv.space import Space
 
 

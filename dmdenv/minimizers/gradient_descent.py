@@ -9,12 +9,12 @@ import dataclasses
 
 import jax
 
+from dmdenv._core.pytree import pytree
 from dmdenv.integrators.base import Scalar, number
 from dmdenv.integrators.state import checked_positions
 from dmdenv.minimizers.base import Minimizer, State, limited
 from dmdenv.neighbors import AllPairs, Pairs
 from dmdenv.potentials import Potential
-from dmdenv.pytree import pytree
 from dmdenv.space import Space
 
 

@@ -6,10 +6,10 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
+from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.integrators.base import number
 from dmdenv.minimizers.base import Minimizer, State
 from dmdenv.potentials import Potential
-from dmdenv.pytree import Replaceable, pytree
 
 S = TypeVar("S", bound=State)
 

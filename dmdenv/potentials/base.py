@@ -6,8 +6,8 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.neighbors import Pairs
-from dmdenv.pytree import Replaceable, pytree
 from dmdenv.space import Deformed, Space
 
 

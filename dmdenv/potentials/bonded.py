@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dmdenv._core.pytree import pytree, static
 from dmdenv.neighbors import Pairs
 from dmdenv.potentials.base import Potential
 from dmdenv.potentials.parameters import check_numbers
 from dmdenv.potentials.topology import Topology, topology
-from dmdenv.pytree import pytree, static
 from dmdenv.space import Space
 
 TermParameter = Any  # a number for all terms, an array [m] with one for each term, or a tuple or list of these

@@ -11,10 +11,10 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.pytree import pytree, static
 from dmdenv.neighbors import Pairs
 from dmdenv.potentials.base import Potential
 from dmdenv.potentials.parameters import PerParticle, check_numbers
-from dmdenv.pytree import pytree, static
 from dmdenv.space import Space
 
 FieldParameter = jax.Array | PerParticle

@@ -27,11 +27,10 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.neighbor_sum import neighbor_sum
-from dmdenv.neighbors import NeighborList, Pairs
+from dmdenv._core.pytree import pytree, static
+from dmdenv.neighbors import NeighborList, Pairs, neighbor_sum
 from dmdenv.potentials.base import Potential
 from dmdenv.potentials.parameters import Parameter, ParameterLike, as_parameter, features, largest, of_pair
-from dmdenv.pytree import pytree, static
 from dmdenv.space import Periodic, Space, Triclinic
 
 Truncation = Literal["truncated", "shifted", "force_shifted", "switched"]

@@ -10,7 +10,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.pytree import Replaceable, pytree, static
+from dmdenv._core.pytree import Replaceable, pytree, static
 
 
 @pytree

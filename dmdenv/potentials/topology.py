@@ -14,8 +14,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from numpy.typing import ArrayLike
 
-from dmdenv.particles_last import take
-from dmdenv.pytree import pytree
+from dmdenv._core.pytree import pytree
+from dmdenv.neighbors.particles_last import take
 
 
 @pytree

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dmdenv.neighbor_sum import neighbor_sum
-from dmdenv.neighbors import Pairs
+from dmdenv.neighbors import Pairs, neighbor_sum
 from dmdenv.potentials.parameters import ParameterLike, as_parameter, features, largest, of_pair
 from dmdenv.quantities.neighborhood import check_reach
 from dmdenv.space import Space

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.sparse.linalg import cg
 
+from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.neighbors import Pairs
 from dmdenv.potentials.base import Potential
-from dmdenv.pytree import Replaceable, pytree
 from dmdenv.space import Deformed, Free, Space
 
 

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dmdenv.neighbor_sum import neighbor_sum
-from dmdenv.neighbors import Pairs
+from dmdenv.neighbors import Pairs, neighbor_sum
 from dmdenv.quantities.neighborhood import check_onset, check_reach, mean, neighbor_weight
 from dmdenv.space import Space, norm, unit
 

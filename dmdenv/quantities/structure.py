@@ -18,8 +18,7 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import erf
 
-from dmdenv.neighbor_sum import neighbor_sum
-from dmdenv.neighbors import Pairs
+from dmdenv.neighbors import Pairs, neighbor_sum
 from dmdenv.quantities.neighborhood import check_reach, mean
 from dmdenv.space import Free, Space, norm
 

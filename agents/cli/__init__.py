@@ -1,0 +1,1 @@
+"""The command `dmdenv`, one subcommand per file."""

@@ -1,0 +1,88 @@
+"""How good a trained policy is: beside the untrained one, doing nothing, and random actions, on the same episodes."""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from dmdenv.agents.base import Policy
+from dmdenv.agents.evaluate import Evaluation, evaluate, random_policy, zero_policy
+from dmdenv.agents.runs.capacity import with_room
+from dmdenv.agents.runs.run import Run
+from dmdenv.simulation import Interruption
+
+FINAL_STEPS = 64  # metrics are averaged over the last so many steps of an episode
+
+Summary = dict[str, Any]
+
+
+def compare_policies(run: Run, state: Any, *, episodes: int, interruption: Interruption) -> Summary:
+    """Evaluate the four policies on the same fresh episodes.
+
+    Args:
+        run: the run, whose seed also makes the episodes.
+        state: the trained state.
+        episodes: how many, at least 2.
+        interruption: asked before every policy.
+
+    Returns:
+        What `evaluation.json` holds: for each policy the return and the final means, with standard errors.
+    """
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run_episodes(env, policy, key, params):
+        return evaluate(env, policy, key, episodes=episodes, steps=int(run.params.max_steps), params=params)
+
+    policies: dict[str, Policy] = {
+        "trained": run.policy(state),
+        "untrained": run.policy(run.initial_state()),
+        "zero": zero_policy(run.env),
+        "random": random_policy(run.env),
+    }
+    results = {}
+    env = run.env
+    for name, policy in policies.items():
+        interruption.check()
+        env, evaluation = with_room(
+            env,
+            lambda env, policy=policy: run_episodes(env, policy, run.keys.evaluation, run.params),
+            lambda evaluation: evaluation.overflow,
+        )
+        results[name] = summarise(evaluation)
+    return {"episodes": episodes, "final_steps": FINAL_STEPS, "policies": results}
+
+
+def summarise(evaluation: Evaluation) -> Summary:
+    """Mean and standard error over the episodes: of the return, and of each metric's mean over the final steps."""
+    finals = evaluation.final_means(FINAL_STEPS)
+    return {
+        "return": _mean_and_error(evaluation.returns),
+        "metrics": {name: _mean_and_error(values) for name, values in finals.items()},
+    }
+
+
+def _mean_and_error(values: jax.Array) -> dict[str, float | None]:
+    x = np.asarray(values, np.float64)
+    error = float(np.std(x, ddof=1) / math.sqrt(len(x))) if len(x) > 1 else None
+    return {"mean": float(np.mean(x)), "standard_error": error}
+
+
+def table(policies: Mapping[str, Summary]) -> str:
+    """The summaries as a small table, one policy a line; flags only where they were up."""
+    metrics = next(iter(policies.values()))["metrics"]
+    flags = ("overflow", "nonfinite")
+    shown = [m for m in metrics if m not in flags or any(p["metrics"][m]["mean"] > 0 for p in policies.values())]
+    lines = [["policy", "return", *shown]]
+    for name, summary in policies.items():
+        lines.append([name, _number(summary["return"]), *(_number(summary["metrics"][m]) for m in shown)])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _number(value: dict[str, float | None]) -> str:
+    """`mean ± standard error`."""
+    mean, error = value["mean"], value["standard_error"]
+    return f"{mean:.4g}" if error is None else f"{mean:.4g} ± {error:.2g}"

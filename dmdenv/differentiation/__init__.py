@@ -1,0 +1,6 @@
+"""Derivatives through time (`rollout`) and through minima and fixed points (`implicit`)."""
+
+from dmdenv.differentiation import implicit
+from dmdenv.differentiation.rollout import bytes_of, rollout, segments
+
+__all__ = ["bytes_of", "implicit", "rollout", "segments"]

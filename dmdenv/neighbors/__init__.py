@@ -1,0 +1,26 @@
+"""Neighbours, and sums over them: the one primitive of the core.
+
+A relation of neighbours is `AllPairs()` or a `NeighborList`; `neighbor_sum` adds up a kernel of one pair over either.
+"""
+
+from dmdenv.neighbors.capacity import ListOverflow, capacities, grow, neighbor_lists, overflowed, with_capacities
+from dmdenv.neighbors.lists import AllPairs, NeighborList, Pairs, allocate, build, update
+from dmdenv.neighbors.nearest import nearest
+from dmdenv.neighbors.sum import neighbor_sum
+
+__all__ = [
+    "AllPairs",
+    "ListOverflow",
+    "NeighborList",
+    "Pairs",
+    "allocate",
+    "build",
+    "capacities",
+    "grow",
+    "nearest",
+    "neighbor_lists",
+    "neighbor_sum",
+    "overflowed",
+    "update",
+    "with_capacities",
+]

@@ -1,0 +1,257 @@
+"""The host's side of a simulation: compiled chunks, files, a progress bar, and a good end.
+
+The steps run in chunks of one compiled function. Between two chunks the host looks at the state:
+
+- a neighbour list has overflowed: it gets more room, and the chunk is done again from its start;
+- a number is no longer finite: the chunk is searched for the first such step, and the simulation stops there;
+- all is well: the writers get what was observed, and from time to time a checkpoint is written.
+
+The bits of a trajectory depend on the steps only, not on how they were cut into chunks, so that a simulation that goes
+on from a checkpoint is the unbroken one. (Where a list grew, pairs may stand in another order, and the order of a sum
+is part of its rounding; so chunks of the same length give the same bits.)
+"""
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.tree_util import Partial
+
+from dmdenv.neighbors import ListOverflow, capacities, grow, overflowed, with_capacities
+from dmdenv.simulation.checkpoints import restore_checkpoint, restore_item, save_checkpoint, saved_steps
+from dmdenv.simulation.interruption import Interruption
+from dmdenv.simulation.progress import progress as progress_bar
+
+State = TypeVar("State")
+
+CHUNK = 1000  # steps, about
+ATTEMPTS = 8  # times that lists may grow in one chunk
+
+
+class Writer(Protocol):
+    """What takes the observations of each chunk: a file, a plot, a `Recorder`."""
+
+    def __call__(self, steps: np.ndarray, observations: Any) -> None:
+        """Take m observations.
+
+        A simulation that was killed, rather than interrupted, goes on from its last checkpoint and may come with
+        observations that a writer had already: the same steps, the same bits.
+
+        Args:
+            steps: int64 `[m]`, the number of steps before each observation.
+            observations: the tree that `observe` gave, leaves `[m, ...]` on the host.
+        """
+
+
+class Recorder:
+    """A writer that keeps all observations in memory."""
+
+    def __init__(self):
+        self._chunks: list[tuple[np.ndarray, Any]] = []
+
+    def __call__(self, steps: np.ndarray, observations: Any) -> None:
+        self._chunks.append((steps, observations))
+
+    @property
+    def steps(self) -> np.ndarray:
+        """The number of steps before each observation, int64 `[m]`."""
+        return np.concatenate([np.zeros(0, np.int64), *(steps for steps, _ in self._chunks)])
+
+    @property
+    def observations(self) -> Any:
+        """All observations, leaves `[m, ...]`; None before the first one."""
+        if not self._chunks:
+            return None
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *(observations for _, observations in self._chunks))
+
+
+def simulate(
+    step: Callable[[State], State],
+    state: State,
+    steps: int,
+    *,
+    observe: Callable[[State], Any] | None = None,
+    every: int = 1,
+    writers: Sequence[Writer] = (),
+    chunk: int | None = None,
+    folder: Path | str | None = None,
+    save_interval: float = 60.0,
+    progress: bool = True,
+) -> State:
+    """Run a simulation, of any length, to its end.
+
+        state = simulate(Partial(NVE.step, nve, potential), state, 10**6, observe=energy, every=100, writers=[recorder])
+
+    Called again with the `folder` of a simulation that was interrupted, it goes on where that one stopped; with more
+    steps, it continues a finished one. Ctrl-C and SIGTERM end the chunk and, where there is a folder, leave a
+    checkpoint.
+
+    Args:
+        step: one time step, from state to state. Give it as `jax.tree_util.Partial` of a function and its arguments,
+            and other values of these (another potential, another time step) do not compile again.
+        state: any pytree of arrays, one system or a batch; the state before the first step.
+        steps: how many, those of a checkpoint included.
+        observe: what the writers get to see of a state, a pytree of arrays.
+        every: steps from one observation to the next; the first one is made after `every` steps.
+        writers: called after each chunk with `(steps, observations)`: see `Writer`.
+        chunk: steps in one call of the compiled function, a multiple of `every`; about 1000 by default. Observations of
+            a chunk are on the device at once.
+        folder: for checkpoints: at the end, at an interruption, at an error, and between.
+        save_interval: seconds between two checkpoints.
+        progress: whether to show a bar, on stderr.
+
+    Returns:
+        The state after all steps; its neighbour lists may have more room than those of `state`.
+
+    Raises:
+        ValueError: for `steps` below 0, `every` below 1, a chunk that is no multiple of `every`; for a folder with
+            more steps than these, or with a state of another structure.
+        ListOverflow: when a neighbour list overflows however much room it has, or had overflowed from the start.
+        FloatingPointError: when a number in the state is no longer finite; the message says which and at which step.
+        Interrupted: when asked to stop.
+    """
+    for name, value, least in (("steps", steps, 0), ("every", every, 1)):
+        if value < least:
+            raise ValueError(f"{name} = {value}; valid: a whole number from {least}")
+    chunk = every * max(1, round(CHUNK / every)) if chunk is None else chunk
+    if chunk < 1 or chunk % every:
+        raise ValueError(f"chunk = {chunk}; valid: a multiple of every = {every}")
+    if overflowed(state):
+        raise ListOverflow("a neighbour list of the state has overflowed before the first step; valid: more slack")
+    folder = None if folder is None else Path(folder)
+    done, state = _last(folder, state)
+    if done > steps:
+        raise ValueError(f"steps = {steps}; valid: from {done}, which {folder} has already")
+    run = _Chunks(step, observe, chunk if observe is None else every, chunk)
+    saved, saved_at = None, time.monotonic()
+    try:
+        with (
+            Interruption() as interruption,
+            progress_bar(total=steps, initial=done, unit="step", unit_scale=True, disable=not progress) as bar,
+        ):
+            while done < steps:
+                count = min(chunk - done % chunk, steps - done)
+                state, following, observations = run.checked(state, done, count)
+                numbers = np.arange(done // every + 1, (done + count) // every + 1) * every
+                if observe is not None and len(numbers):
+                    observed = _on_host(observations, len(numbers))
+                    for writer in writers:
+                        writer(numbers, observed)
+                state, done = following, done + count
+                bar.update(count)
+                if folder is not None and time.monotonic() - saved_at > save_interval:
+                    saved, saved_at = _save(folder, done, state), time.monotonic()
+                interruption.check()
+    finally:
+        if folder is not None and saved != done:
+            _save(folder, done, state)
+    return state
+
+
+def _last(folder: Path | None, state: State) -> tuple[int, State]:
+    """The last checkpoint of a folder; step 0 and the state where there is none."""
+    if folder is None or not (saved := saved_steps(folder)):
+        return 0, state
+    template = with_capacities(state, restore_item(folder, saved[-1], "capacities"))
+    return saved[-1], restore_checkpoint(folder, saved[-1], template)
+
+
+def _on_host(observations: Any, count: int) -> Any:
+    """The first few of the observations, as numpy arrays."""
+    return jax.tree.map(lambda y: np.asarray(y)[:count], observations)
+
+
+def _save(folder: Path, done: int, state: Any) -> int:
+    save_checkpoint(folder, done, state, capacities=capacities(state))
+    return done
+
+
+class _Chunks:
+    """A compiled chunk, and what the host does when it went wrong."""
+
+    def __init__(self, step: Callable, observe: Callable | None, every: int, chunk: int):
+        self.step, self.observe = _partial(step), _partial(observe or _nothing)
+        self.every, self.slots = every, chunk // every
+
+    def run(self, state: Any, done: int, count: int) -> tuple[Any, Any]:
+        """The state and the observations `count` steps after step `done`."""
+        static = {"every": self.every, "slots": self.slots}
+        return _run(self.step, self.observe, state, jnp.int32(done % self.every), jnp.int32(count), **static)
+
+    def checked(self, state: State, done: int, count: int) -> tuple[State, State, Any]:
+        """The state, perhaps with more room in its lists; and the state and the observations `count` steps later."""
+        for _ in range(ATTEMPTS):
+            after, observations = self.run(state, done, count)
+            if _became_nonfinite(state, after):
+                after, at = self._first_fault(state, done, count)
+                if names := _became_nonfinite(state, after):
+                    raise FloatingPointError(
+                        f"{', '.join(names)} became infinite or NaN in step {at} (of steps {done} to {done + count});"
+                        " valid: a smaller time step, an initial state without overlaps"
+                    )
+            elif not overflowed(after):
+                return state, after, observations
+            state = grow(state, after)
+        raise ListOverflow(
+            f"a neighbour list overflowed between steps {done} and {done + count}, {ATTEMPTS} times, with ever more"
+            " room; valid: particles that do not collapse, a box that stays twice as wide as the cutoff"
+        )
+
+    def _first_fault(self, state: Any, done: int, count: int) -> tuple[Any, int]:
+        """The first state that has overflowed or is not finite, and its step, by bisection."""
+        good, bad = 0, count
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            after, _ = self.run(state, done, middle)
+            good, bad = (good, middle) if overflowed(after) or _became_nonfinite(state, after) else (middle, bad)
+        return self.run(state, done, bad)[0], done + bad
+
+
+@functools.partial(jax.jit, static_argnames=("every", "slots"))
+def _run(step: Partial, observe: Partial, state: Any, phase: jax.Array, steps: jax.Array, *, every: int, slots: int):
+    """Some steps, with an observation whenever their number, counted from `-phase`, is a multiple of `every`."""
+
+    def block(carry):
+        done, slot, state, observations = carry
+        following = jnp.minimum(done + every - (phase + done) % every, steps)
+        state = lax.fori_loop(done, following, lambda _, state: step(state), state)
+        observations = jax.tree.map(
+            lambda all_, one: lax.dynamic_update_index_in_dim(all_, one, slot, 0), observations, observe(state)
+        )
+        return following, slot + 1, state, observations
+
+    empty = jax.tree.map(lambda y: jnp.zeros((slots, *y.shape), y.dtype), jax.eval_shape(observe, state))
+    start = jnp.int32(0), jnp.int32(0), state, empty
+    _, _, state, observations = lax.while_loop(lambda carry: carry[0] < steps, block, start)
+    return state, observations
+
+
+def _became_nonfinite(before: Any, after: Any) -> list[str]:
+    """The paths of the leaves with a number that was finite before and is not after."""
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(before)]
+    return [path for path, found in zip(paths, _nonfinite(before, after), strict=True) if found]
+
+
+@jax.jit
+def _nonfinite(before: Any, after: Any) -> list[jax.Array]:
+    def found(a: jax.Array, b: jax.Array) -> jax.Array:
+        if a.shape != b.shape or not jnp.issubdtype(a.dtype, jnp.inexact):
+            return jnp.asarray(False)
+        return jnp.any(jnp.isfinite(a) & ~jnp.isfinite(b))
+
+    return [found(a, b) for a, b in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)]
+
+
+def _partial(function: Callable) -> Partial:
+    """A function as a pytree, whose leaves are its bound arguments."""
+    return function if isinstance(function, Partial) else Partial(function)
+
+
+def _nothing(state: Any) -> None:
+    return None

@@ -1,0 +1,1 @@
+"""Environments through the APIs of other libraries, one library per file."""

@@ -1,0 +1,187 @@
+"""Environments as Gymnasium knows them: one at a time, and many in one compiled program.
+
+    gymnasium.make("dmdenv/Flocking-v0", boids=64, params={"speed": 2.0})
+    gymnasium.make_vec("dmdenv/Flocking-v0", num_envs=1024)
+
+Outputs are numpy arrays of the declared types that belong to the caller.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from dmdenv.envs.adapters.instances import FRAMES_A_SECOND, Instances, Step, checked_render_mode, own_seed, random_seeds
+from dmdenv.envs.base import Env, Params
+from dmdenv.envs.registry import as_env
+
+
+class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+    """One instance of an environment.
+
+    Args:
+        id: one of `dmdenv.registered_envs()`, or an environment.
+        params: dynamic parameters, all of them or some by name.
+        render_mode: "rgb_array", or None for no pictures.
+        max_episode_steps: a shorter name of the parameter `max_steps`.
+        config: static configuration, see the environment.
+
+    `reset(options={"params": {...}})` changes parameters from then on.
+
+    Raises:
+        ValueError: for unknown names or bad values; the message says what is valid.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": FRAMES_A_SECOND}  # noqa: RUF012 - as in the base class
+
+    def __init__(
+        self,
+        id: str | Env,
+        *,
+        params: Params | Mapping[str, Any] | None = None,
+        render_mode: str | None = None,
+        max_episode_steps: int | None = None,
+        **config: Any,
+    ):
+        self.render_mode = checked_render_mode(render_mode)
+        self.instances = Instances(as_env(id, **config), 1, params, max_episode_steps=max_episode_steps)
+        self.observation_space = self.instances.env.observation_space(self.instances.params)
+        self.action_space = self.instances.env.action_space(self.instances.params)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        _take_options(self.instances, options)
+        if seed is not None or not self.instances.started:
+            self.instances.seed(random_seeds(self.np_random, 1))
+        return self._own(self.instances.reset()), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        step = self.instances.step(np.asarray(action)[None])
+        info = {name: value[0].item() for name, value in step.info.items()}
+        observation = self._own(step.observations)
+        return observation, float(step.rewards[0]), bool(step.terminated[0]), bool(step.truncated[0]), info
+
+    def render(self) -> np.ndarray | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if self.render_mode is None:
+            gymnasium.logger.warn("render() without a render mode; make the environment with render_mode='rgb_array'")
+            return None
+        return self.instances.render()
+
+    def _own(self, observations: np.ndarray) -> np.ndarray:
+        return observations[0].astype(self.observation_space.dtype, copy=False)
+
+
+class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """Many instances of an environment, in one compiled program.
+
+    An instance depends on its own seed and its own actions only. `reset(seed=s)` seeds instance i with `s + i`.
+
+    Args:
+        id: one of `dmdenv.registered_envs()`, or an environment.
+        num_envs: how many instances.
+        params: dynamic parameters, all of them or some by name.
+        autoreset_mode: what happens where an episode has ended. "NextStep": the next step begins the next one and
+            ignores the action. "SameStep": the step that ends it begins the next one, its last observation is in
+            `info["final_obs"]`. "Disabled": it is up to `reset(options={"reset_mask": mask})`.
+        render_mode: "rgb_array", or None for no pictures.
+        max_episode_steps: a shorter name of the parameter `max_steps`.
+        config: static configuration, see the environment.
+
+    Raises:
+        ValueError: for unknown names or bad values; the message says what is valid.
+    """
+
+    def __init__(
+        self,
+        id: str | Env,
+        num_envs: int = 1,
+        *,
+        params: Params | Mapping[str, Any] | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        max_episode_steps: int | None = None,
+        **config: Any,
+    ):
+        self.num_envs, self.render_mode = num_envs, checked_render_mode(render_mode)
+        self.mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**GymnasiumEnv.metadata, "autoreset_mode": self.mode}
+        self.instances = Instances(as_env(id, **config), num_envs, params, max_episode_steps=max_episode_steps)
+        self.single_observation_space = self.instances.env.observation_space(self.instances.params)
+        self.single_action_space = self.instances.env.action_space(self.instances.params)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._ended = np.zeros(num_envs, bool)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        options = dict(options or {})
+        where = self._checked_mask(options.pop("reset_mask")) if "reset_mask" in options else None
+        _take_options(self.instances, options)
+        if isinstance(seed, int | np.integer):
+            super().reset(seed=int(seed))
+            seed = [int(seed) + i for i in range(self.num_envs)]
+        if seed is None and not self.instances.started:
+            seed = [None] * self.num_envs
+        if seed is not None:
+            if len(seed) != self.num_envs:
+                raise ValueError(f"seed has {len(seed)} entries; valid: one for each of the {self.num_envs} instances")
+            given = np.array([s is not None for s in seed])
+            drawn = random_seeds(self.np_random, self.num_envs)
+            everybody = np.ones(self.num_envs, bool) if where is None else where
+            keep = everybody & (given | (not self.instances.started))
+            self.instances.seed([d if s is None else own_seed(s) for s, d in zip(seed, drawn, strict=True)], keep)
+        self._ended = np.zeros(self.num_envs, bool) if where is None else self._ended & ~where
+        return self._own(self.instances.reset(where)), {}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        if self.mode == AutoresetMode.DISABLED and self._ended.any():
+            raise ValueError(
+                f"instances {np.flatnonzero(self._ended).tolist()} have ended; valid: reset them first, by"
+                ' reset(options={"reset_mask": mask})'
+            )
+        again = self._ended if self.mode == AutoresetMode.NEXT_STEP else np.zeros(self.num_envs, bool)
+        step = self.instances.step(actions, again=again, autoreset=self.mode == AutoresetMode.SAME_STEP)
+        self._ended = step.terminated | step.truncated
+        return self._own(step.observations), step.rewards, step.terminated, step.truncated, self._info(step, ~again)
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        if self.render_mode is None:
+            gymnasium.logger.warn("render() without a render mode; make the environment with render_mode='rgb_array'")
+            return None
+        return tuple(self.instances.render(i) for i in range(self.num_envs))
+
+    def _info(self, step: Step, stepped: np.ndarray) -> dict[str, Any]:
+        """Metrics with their masks; where an episode ended and the next one has begun, what it ended with."""
+
+        def masked(values: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, Any]:
+            zeroed = {name: np.where(mask, value, np.zeros_like(value)) for name, value in values.items()}
+            return {**zeroed, **{f"_{name}": mask.copy() for name in values}}
+
+        if self.mode != AutoresetMode.SAME_STEP or not self._ended.any():
+            return masked(step.info, stepped)
+        final, observed = np.full(self.num_envs, None, object), np.asarray(step.final_observations)
+        for i in np.flatnonzero(self._ended):
+            final[i] = np.array(observed[i], self.observation_space.dtype)
+        last = {"final_obs": final, "_final_obs": self._ended.copy(), "_final_info": self._ended.copy()}
+        return {**masked(step.info, ~self._ended), **last, "final_info": masked(step.info, self._ended)}
+
+    def _own(self, observations: np.ndarray) -> np.ndarray:
+        return observations.astype(self.observation_space.dtype, copy=False)
+
+    def _checked_mask(self, mask: Any) -> np.ndarray:
+        if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != (self.num_envs,) or not mask.any():
+            raise ValueError(f"reset_mask = {mask!r}; valid: a bool array [{self.num_envs}] with some True in it")
+        return mask
+
+
+def _take_options(instances: Instances, options: Mapping[str, Any] | None) -> None:
+    unknown = sorted(set(options or {}) - {"params"})
+    if unknown:
+        raise ValueError(f"unknown option {unknown[0]!r}; valid: params, and in a vector environment reset_mask")
+    instances.set_params((options or {}).get("params"))

@@ -1,0 +1,1 @@
+"""Chains of beads: tasks `reach`, `swim`, `fold`."""

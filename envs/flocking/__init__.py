@@ -1,0 +1,1 @@
+"""Flocks of boids: tasks `align`, `shepherd`, `evade`."""

@@ -1,0 +1,1 @@
+"""A Lennard-Jones fluid in a heat bath: tasks `anneal`, `drag`."""

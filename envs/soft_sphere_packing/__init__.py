@@ -1,0 +1,1 @@
+"""Packings of soft spheres: tasks `compress`, `design`."""

@@ -1,0 +1,149 @@
+"""Environments through Brax's interface; with Brax itself where it is installed."""
+
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmdenv.envs.adapters.brax import BraxEnv, State, wrap
+from dmdenv.envs.adapters.views import centralised
+from marks import by_default
+from probe_envs import PointMass
+from small_envs import SMALL, TASKS, small_env
+
+KEY = jax.random.PRNGKey(0)  # Brax's keys
+one_task = pytest.mark.parametrize(("id", "task"), by_default(TASKS, ("trap_drag", "drag")))
+
+
+def types(tree):
+    return jax.tree.structure(tree), [(x.shape, x.dtype) for x in jax.tree.leaves(tree)]
+
+
+@one_task
+def test_it_is_the_same_environment(id, task):
+    env = BraxEnv(id, task=task, params={"max_steps": 2}, **SMALL[id, task])
+    flat = centralised(small_env(id, task))
+    state = jax.jit(env.reset)(KEY)
+    assert state.obs.shape == (env.observation_size,) and env.episode_length == 2 and env.unwrapped is env
+    step, expected_step = jax.jit(env.step), jax.jit(flat.step_env)
+    for t in range(2):
+        action = jnp.linspace(-1, 1, env.action_size)
+        _, drawn = jax.random.split(state.info["rng"])
+        expected = expected_step(drawn, state.pipeline_state, action, env.params)
+        following = step(state, action)
+        assert types(following) == types(state)  # it can be scanned
+        np.testing.assert_allclose(following.obs, expected[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(following.reward, expected[2], rtol=1e-5, atol=1e-6)
+        assert set(following.metrics) == set(expected[5]) - {"final_observation", "overflow", "nonfinite"}
+        for metric, value in following.metrics.items():
+            np.testing.assert_allclose(value, expected[5][metric], rtol=1e-5, atol=1e-6)
+        over = t == 1
+        assert float(following.done) == float(over and flat.finite_horizon)
+        assert float(following.info["truncation"]) == float(over and not flat.finite_horizon)
+        state = following
+    assert env.render([state.pipeline_state])[0].dtype == np.uint8
+
+
+def test_wrapped_for_training_a_batch_begins_fresh_episodes():
+    env = wrap(BraxEnv("flocking", boids=5), episode_length=3)
+    states = jax.jit(env.reset)(jax.random.split(KEY, 2))
+    assert states.obs.shape == (2, env.observation_size)
+    step, first, total = jax.jit(env.step), states.obs, 0.0
+    for t in range(1, 7):
+        before, states = states, step(states, jnp.full((2, env.action_size), 0.3))
+        assert types(states) == types(before)
+        over = t % 3 == 0
+        np.testing.assert_array_equal(states.done, [over] * 2)
+        np.testing.assert_array_equal(states.info["truncation"], [over] * 2)
+        np.testing.assert_array_equal(states.info["steps"], [(t - 1) % 3 + 1] * 2)
+        total = np.asarray(states.reward) + (0.0 if t % 3 == 1 else total)
+        np.testing.assert_allclose(states.info["episode_metrics"]["sum_reward"], total, rtol=1e-5)
+        np.testing.assert_array_equal(states.pipeline_state.time, [0 if over else t % 3] * 2)
+        assert over != np.allclose(states.obs, states.info["final_obs"])
+        if over:  # fresh, and not the first state again as with Brax's own wrapper
+            assert not np.allclose(states.obs, first) and not np.allclose(states.obs[0], states.obs[1])
+
+
+def test_an_end_before_the_time_limit_is_no_truncation():
+    env = wrap(BraxEnv(PointMass(), params={"escape": 1.0, "force": 50.0}), episode_length=20)
+    states = env.reset(jax.random.split(KEY, 4))
+    step = jax.jit(env.step)
+    for _ in range(5):
+        states = step(states, jnp.ones((4, 1)))
+        if np.any(states.done):
+            break
+    assert np.any(states.done)
+    np.testing.assert_array_equal(states.info["truncation"], 0.0)
+
+
+def test_misuse_is_refused():
+    env = BraxEnv("trap_drag", particles=4)
+    with pytest.raises(ValueError, match="action_repeat = 2; valid: 1"):
+        wrap(env, 10, 2)
+    with pytest.raises(ValueError, match=r"randomization_fn = .*; valid: None"):
+        wrap(env, 10, randomization_fn=print)
+    with pytest.raises(ValueError, match=r"has no field 'sped'; valid fields: max_steps"):
+        BraxEnv("flocking", params={"sped": 1.0})
+
+
+# --- with Brax --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")  # Brax and what it imports warn
+def test_the_state_has_the_fields_of_brax():
+    base = pytest.importorskip("brax.envs.base")
+    assert set(State.__dataclass_fields__) == set(base.State.__dataclass_fields__)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_brax_own_wrappers_take_it():
+    training = pytest.importorskip("brax.envs.wrappers.training")
+    env = training.EvalWrapper(training.wrap(BraxEnv("flocking", boids=5), episode_length=3))
+    states = env.reset(jax.random.split(KEY, 2))
+    step = jax.jit(env.step)
+    for t in range(1, 5):
+        states = step(states, jnp.full((2, env.action_size), 0.3))
+        np.testing.assert_array_equal(states.done, [t == 3] * 2)
+        np.testing.assert_array_equal(states.info["truncation"], [t == 3] * 2)
+    np.testing.assert_array_equal(states.info["eval_metrics"].episode_steps, [3, 3])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("own_wrapper", [True, False])
+def test_brax_ppo_learns(own_wrapper):
+    ppo = pytest.importorskip("brax.training.agents.ppo.train")
+    env = BraxEnv(PointMass())
+    rewards = []
+    with jax.numpy_rank_promotion("allow"):
+        ppo.train(
+            environment=env,
+            episode_length=env.episode_length,
+            num_timesteps=40_000,
+            num_evals=3,
+            num_envs=64,
+            batch_size=64,
+            num_minibatches=4,
+            num_updates_per_batch=4,
+            unroll_length=8,
+            learning_rate=1e-3,
+            entropy_cost=1e-3,
+            discounting=0.95,
+            normalize_observations=True,
+            progress_fn=lambda step, metrics: rewards.append(float(metrics["eval/episode_reward"])),
+            **({"wrap_env_fn": wrap} if own_wrapper else {}),
+        )
+    assert rewards[-1] > rewards[0] + 1.0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_example_of_the_page_runs():
+    pytest.importorskip("brax.training.agents.ppo.train")
+    page = pathlib.Path(__file__).parents[2] / "docs" / "adapters.md"
+    (block,) = (block for block in re.findall(r"```py\n(.*?)```", page.read_text(), re.S) if "brax" in block)
+    with jax.numpy_rank_promotion("allow"):
+        exec(compile(block, str(page), "exec"), {"env": BraxEnv("flocking", boids=5), "wrap": wrap})

@@ -1,0 +1,261 @@
+"""The command `dmdenv`: what it prints, what it writes, how it refuses, and how it stops and goes on."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+
+from dmdenv.agents.cli.main import main
+from dmdenv.agents.runs.run import Run
+from dmdenv.envs import registry
+from dmdenv.simulation.checkpoints import to_arrays
+from probe_envs import PROBES
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = ["--num-envs", "2", "--window", "2", "--hidden", "4", "--eval-episodes", "2"]
+WITH_PROBES = """
+import sys
+from dmdenv.agents.cli.main import main
+from dmdenv.envs import registry
+from probe_envs import PROBES
+registry._ENVS.update(PROBES)
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(autouse=True)
+def _probes(monkeypatch, tmp_path):
+    monkeypatch.setattr(registry, "_ENVS", PROBES)
+    monkeypatch.chdir(tmp_path)
+
+
+def dmdenv(*arguments):
+    """Run the command in this process; returns its exit code."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    return stop.value.code or 0
+
+
+def start(*arguments):
+    """Run the command in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    command = [sys.executable, "-c", WITH_PROBES, *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def frames(film):
+    return imageio_ffmpeg.count_frames_and_secs(str(film))[0]
+
+
+# --- help and list ----------------------------------------------------------------------------------------------------
+
+
+def test_help_names_the_commands_and_is_quick():
+    code = "import sys; from dmdenv.agents.cli.main import main; assert 'jax' not in sys.modules; main(['--help'])"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert all(command in done.stdout for command in ("list", "train", "rollout"))
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("list", ["ENV", "dmdenv list flocking"]),
+        ("train", ["--resume DIR", "--params KEY=VALUE", "--learning-rate FLOAT", "(default: 3e-3)|(default: 0.003)"]),
+        ("rollout", ["--policy", "RUN_DIR/checkpoints/N", "dmdenv rollout flocking --policy random --film random.mp4"]),
+    ],
+)
+def test_each_command_explains_itself(capsys, command, words):
+    assert dmdenv(command, "--help") == 0
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert all(any(choice in printed for choice in word.split("|")) for word in words)
+
+
+def test_list_shows_spaces_configuration_and_parameters(capsys):
+    assert dmdenv("list") == 0
+    printed = capsys.readouterr().out
+    assert all(id in printed for id in PROBES)
+    assert dmdenv("list", "best_action") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("best_action, task probe: Reward -scale (action - target)^2, whatever the state")
+    assert any(line.split() == ["actions", "Box(-1.0,", "1.0,", "(1,),", "float32)"] for line in lines)
+    assert any(line.split() == ["label", "'probe'", "a", "word."] for line in lines)
+    assert any(line.split() == "target 0.5 1 -1 to 1 the action that is best".split() for line in lines)
+    assert any(line.split() == "max_steps 16 steps from 1 length of an episode".split() for line in lines)
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("list nope", "ENV: unknown environment id 'nope'; valid ids: best_action, "),
+        ("train nope", "ENV: unknown environment id 'nope'; valid ids: best_action, "),
+        ("train", "ENV: missing; valid: an environment of `dmdenv list`, or --resume RUN_DIR"),
+        ("train misfit", "ENV misfit: Misfit has observations [4, 2] and actions [3]"),
+        ("train best_action --agent nope", "--agent nope: unknown agent 'nope'; valid agents: apg"),
+        ("train best_action --env scale", "--env scale: not an assignment; valid: KEY=VALUE"),
+        ("train best_action --env size=3", "--env size=3: 'best_action' has no configuration field 'size'; valid fiel"),
+        ("train best_action --env scale=x", "--env scale=x: 'x' is not a number; the default is 1.0"),
+        ("train best_action --env scale=-1", "--env scale=-1: scale = -1 is out of range; valid: numbers above 0"),
+        ("train best_action --env label=3", "--env label=3: 3 is not a word; the default is 'probe'"),
+        ("train best_action --params target=2", "--params target=2: ProbeParams.target = 2 is out of range; valid: "),
+        ("train best_action --params speed=2", "--params speed=2: ProbeParams has no field 'speed'; valid fields: "),
+        ("train best_action --window 0", "window = 0 is not valid; valid: whole numbers from 1"),
+        ("train best_action --checkpoint-every 0", "--checkpoint-every 0: out of range; valid: whole numbers from 1"),
+        ("train best_action --eval-episodes 1", "--eval-episodes 1: out of range; valid: whole numbers from 2"),
+        ("train --resume nowhere", "--resume nowhere: nowhere is not a folder; valid: a folder that `dmdenv train` ha"),
+        ("rollout", "ENV: missing; valid: an environment of `dmdenv list`, or --policy RUN_DIR"),
+        ("rollout best_action --policy nowhere", "--policy nowhere (valid: zero, random, RUN_DIR, RUN_DIR/checkpoints"),
+        ("rollout best_action --steps 0", "--steps 0: ProbeParams.max_steps = 0 is out of range; valid: whole numbers"),
+        ("rollout best_action --film a.gif", "--film a.gif: not an MP4 file; valid: a path that ends in .mp4"),
+        ("rollout best_action --fps 0", "--fps 0: out of range; valid: whole numbers from 1"),
+    ],
+)
+def test_bad_argument_is_refused_in_one_line(capsys, arguments, message):
+    assert dmdenv(*arguments.split()) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("dmdenv: error: ")
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+    assert not any(pathlib.Path().iterdir())
+
+
+@pytest.mark.parametrize("arguments", ["", "fly", "train best_action --windw 3", "train best_action --window x"])
+def test_what_cannot_be_parsed_exits_with_2(capsys, arguments):
+    assert dmdenv(*arguments.split()) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run folder of the point mass, and what the command printed."""
+    path = tmp_path_factory.mktemp("runs") / "mass"
+    process = start(
+        "train", "point_mass", *TINY, "--updates", 5, "--checkpoint-every", 2, "--run-dir", path,
+        "--params", "max_steps=20", "--env", "time_step=0.1", "--seed", 4,
+    )  # fmt: skip
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return path, out, err
+
+
+def test_train_writes_a_run_folder(trained):
+    path, out, err = trained
+    names = ["checkpoints", "config.json", "evaluation.json", "film.mp4", "learning_curve.png", "metrics.jsonl"]
+    assert sorted(p.name for p in path.iterdir()) == names
+    assert all(str(path / name) in out for name in names)
+    assert "compiling" in err
+    assert "5/5" in err
+    run = Run.open(path)
+    assert (run.env.time_step, run.params.max_steps, run.seed) == (0.1, 20, 4)  # pyright: ignore[reportAttributeAccessIssue]
+    assert run.saved_updates() == [2, 4, 5]
+    assert frames(run.film_path) == 20
+
+
+def test_train_compares_policies_on_the_same_episodes(trained):
+    path, out, _ = trained
+    policies = json.loads((path / "evaluation.json").read_text())["policies"]
+    assert list(policies) == ["trained", "untrained", "zero", "random"]
+    assert all({"distance", "overflow", "nonfinite"} == set(p["metrics"]) for p in policies.values())
+    # the first policy acts almost as if it did nothing, and on the same episodes its return is almost the same
+    untrained, zero = policies["untrained"]["return"], policies["zero"]["return"]
+    assert untrained["mean"] != zero["mean"]
+    assert abs(untrained["mean"] - zero["mean"]) < 0.1 * zero["standard_error"]
+    table = out[out.index("policy ") :].splitlines()
+    assert table[0].split() == ["policy", "return", "distance"]
+    assert [line.split()[0] for line in table[1:5]] == list(policies)
+    assert f"{zero['mean']:.4g} ± " in table[3]
+
+
+def test_resume_keeps_what_the_run_began_with(trained, capsys):
+    path = trained[0]
+    for arguments, message in [
+        ("best_action", f"ENV best_action: cannot change in a resumed run; valid: point_mass, with which {path} began"),
+        ("--window 3", "--window 3: cannot change in a resumed run; valid: 2"),
+        ("--seed 1", "--seed 1: cannot change in a resumed run; valid: 4"),
+        ("--params friction=1", "--params friction=1: cannot change in a resumed run"),
+    ]:
+        assert dmdenv("train", "--resume", path, *arguments.split()) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_rollout_of_a_run_makes_a_film(trained, capsys):
+    path = trained[0]
+    film = pathlib.Path("films/mass.mp4")
+    changes = ["--steps", 7, "--params", "friction=1"]
+    assert dmdenv("rollout", "point_mass", "--policy", path, "--film", film, *changes) == 0
+    assert frames(film) == 7
+    printed = capsys.readouterr().out
+    assert "point_mass, 7 steps" in printed
+    assert str(film) in printed
+    assert dmdenv("rollout", "--policy", path / "checkpoints" / "3") == 2
+    assert "there is no checkpoint 3" in capsys.readouterr().err
+    assert dmdenv("rollout", "best_action", "--policy", path) == 2
+    assert "ENV best_action: the policy was trained in point_mass" in capsys.readouterr().err
+
+
+def test_rollout_needs_a_checkpoint(trained, capsys, tmp_path):
+    (tmp_path / "config.json").write_bytes((trained[0] / "config.json").read_bytes())
+    assert dmdenv("rollout", "--policy", tmp_path) == 2
+    assert "there is no checkpoint yet" in capsys.readouterr().err
+
+
+def test_rollout_needs_no_training(capsys):
+    assert dmdenv("rollout", "read_the_cue", "--policy", "random", "--env", "rows=2", "--seed", 1) == 0
+    assert "random" in capsys.readouterr().out
+
+
+# --- stop and go on ---------------------------------------------------------------------------------------------------
+
+
+def wait_for_lines(process, path, count, seconds=240):
+    """Wait until a file has some lines, while the process runs."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if path.exists() and path.read_text().count("\n") >= count:
+            return
+        try:
+            process.wait(0.02)
+        except subprocess.TimeoutExpired:
+            continue
+        pytest.fail(f"the process ended early: {process.communicate()}")
+    pytest.fail(f"{path} has not got {count} lines in {seconds} s")
+
+
+def test_interrupted_training_goes_on_bit_by_bit(tmp_path):
+    common = [*TINY, "--updates", "800", "--no-film"]
+    process = start("train", "point_mass", *common, "--run-dir", tmp_path / "broken")
+    wait_for_lines(process, tmp_path / "broken" / "metrics.jsonl", 3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+
+    *_, last = Run.open(tmp_path / "broken").saved_updates()
+    assert 3 <= last < 800
+    assert f"interrupted by SIGINT; checkpoint after update {last} of 800. To go on:" in out
+    command = out.splitlines()[-1].split()
+    assert command == ["dmdenv", "train", "--resume", str(tmp_path / "broken"), "--eval-episodes", "2", "--no-film"]
+
+    assert dmdenv(*command[1:]) == 0
+    assert dmdenv("train", "point_mass", *common, "--run-dir", tmp_path / "unbroken") == 0
+    broken, unbroken = (Run.open(tmp_path / name) for name in ("broken", "unbroken"))
+    states = [to_arrays(run.restore(800)) for run in (broken, unbroken)]
+    assert states[0].keys() == states[1].keys()
+    for name, array in states[0].items():
+        np.testing.assert_array_equal(array, states[1][name], err_msg=name)
+    assert broken.evaluation_path.read_text() == unbroken.evaluation_path.read_text()
+    assert len(broken.metrics_path.read_text().splitlines()) == 800
