@@ -160,9 +160,7 @@ def minimum_at_pressure(
     """
     boxes.check_mode(box)
     if box == "fixed":
-        raise ValueError(
-            "box = 'fixed' at a pressure; valid: 'isotropic', 'axes', 'cell'; see implicit.minimum"
-        )
+        raise ValueError("box = 'fixed' at a pressure; valid: 'isotropic', 'axes', 'cell'; see implicit.minimum")
     positions, d = lax.stop_gradient(positions), positions.shape[1]
     undeformed = boxes.prepared(box, lax.stop_gradient(space), d)
     length = boxes.length(undeformed, positions)
