@@ -12,7 +12,6 @@ Concrete values are checked at construction. A tracer has no value to check: it 
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmdenv._core.pytree import Replaceable
+
+Scalar = Any  # a dynamic number: given as a number or an array, kept as an array
 
 
 class Declared(Replaceable):
@@ -49,7 +50,9 @@ def number(
     at_most: float = math.inf,
     integral: bool = False,
     per_particle: bool = False,
+    per_axis: bool = False,
     batched: bool = False,
+    keep_precision: bool = False,
     optional: bool = False,
     metadata: Mapping[str, Any] | None = None,
 ) -> Any:
@@ -63,11 +66,23 @@ def number(
         at_most: its greatest value.
         integral: whether it must be a whole number.
         per_particle: whether there may be one for each particle, `[n]`, instead of one for all, `[]`.
+        per_axis: whether there may be one for each axis of space, `[d]`, instead of one for all, `[]`.
         batched: whether it may have any shape, for `jax.vmap` over its leading axes.
+        keep_precision: whether floating-point arrays keep their precision.
         optional: whether it may be None.
         metadata: more of what the field is to be known for, such as its unit.
     """
-    rule = Number(above, at_least, below, at_most, integral, None if batched else int(per_particle), optional)
+    rule = Number(
+        above=above,
+        at_least=at_least,
+        below=below,
+        at_most=at_most,
+        integral=integral,
+        axes=None if batched else int(per_particle or per_axis),
+        axis="d" if per_axis else "n",
+        keep_precision=keep_precision,
+        optional=optional,
+    )
     return _field(default, rule, {} if metadata is None else metadata)
 
 
@@ -111,7 +126,10 @@ def _static(default: Any, rule: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """What a dynamic number has to be; see `number`. `axes` is the largest number of axes, None for any."""
+    """What a dynamic number has to be; see `number`. `axes` is the largest number of axes, None for any.
+
+    Also for an argument of a function: `dt = Number(above=0).converted("dt", dt)`.
+    """
 
     above: float = -math.inf
     at_least: float = -math.inf
@@ -119,31 +137,31 @@ class Number:
     at_most: float = math.inf
     integral: bool = False
     axes: int | None = 0
+    axis: str = "n"
+    keep_precision: bool = False
     optional: bool = False
 
-    def converted(self, name: str, value: Any) -> jax.Array | None:
-        """The number as an array of the default precision, checked where it is concrete.
+    def converted(self, name: str, value: Any) -> Any:
+        """The number as an array of the default precision, checked where it is concrete; None where that is allowed.
 
         Raises:
             TypeError: for what is not a real number or an array of real numbers.
             ValueError: for more axes than allowed, or for a concrete value that is not finite or out of range.
         """
-        if value is None and self.optional:
+        if self.optional and value is None:
             return None
-        dtype = np.dtype(jnp.result_type(float))
-        kind = jnp.result_type(value) if isinstance(value, jax.core.Tracer) else _kind(value)
+        kind = _kind(value)
         if kind is None or not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)):
             raise TypeError(f"{name} = {shown(value)}; must be {self}")
         shape = np.shape(value)
         if self.axes is not None and len(shape) > self.axes:
-            raise ValueError(f"{name} has shape {shape}; must be []" + " or [n]" * self.axes)
+            raise ValueError(f"{name} has shape {shape}; must be []" + f" or [{self.axis}]" * self.axes)
+        dtype = np.dtype(jnp.result_type(float, kind) if self.keep_precision else jnp.result_type(float))
         if isinstance(value, jax.core.Tracer):
             return value.astype(dtype)
         with np.errstate(over="ignore"):  # what is too large for the precision is infinite, and refused
             found = np.asarray(value, dtype)
-        above, at_least, below, at_most = (
-            dtype.type(bound) for bound in (self.above, self.at_least, self.below, self.at_most)
-        )
+        above, at_least, below, at_most = map(dtype.type, (self.above, self.at_least, self.below, self.at_most))
         fits = np.isfinite(found) & (found > above) & (found >= at_least) & (found < below) & (found <= at_most)
         if self.integral:
             fits &= found == np.round(found)
@@ -165,6 +183,7 @@ class Whole:
 
     def converted(self, name: str, value: Any) -> int:
         """The value as Python's int, or ValueError."""
+        value = _scalar(value)
         if not is_integer(value) or not self.at_least <= value <= self.at_most:
             raise ValueError(f"{name} = {shown(value)}; must be {self}")
         return int(value)
@@ -177,16 +196,17 @@ class Whole:
 class Real:
     """What a static number has to be."""
 
-    above: float
-    at_least: float
-    at_most: float
-    optional: bool
+    above: float = -math.inf
+    at_least: float = -math.inf
+    at_most: float = math.inf
+    optional: bool = False
 
-    def converted(self, name: str, value: Any) -> float | None:
-        """The value as Python's float, or ValueError."""
-        if value is None and self.optional:
+    def converted(self, name: str, value: Any) -> Any:
+        """The value as Python's float, or ValueError; None where that is allowed."""
+        if self.optional and value is None:
             return None
-        real = isinstance(value, numbers.Real) and not isinstance(value, bool | np.bool_)
+        value = _scalar(value)
+        real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
         if not real or not (math.isfinite(value) and self.above < value and self.at_least <= value <= self.at_most):
             raise ValueError(f"{name} = {shown(value)}; must be {self}")
         return float(value)
@@ -236,8 +256,17 @@ def shown(value: Any) -> str:
     return repr(value)
 
 
-def _kind(value: Any) -> np.dtype | None:
-    """The type of the numbers in a concrete value; None where it holds none."""
+def _scalar(value: Any) -> Any:
+    """A concrete array `[]` as NumPy's scalar, any other value as it is."""
+    if isinstance(value, np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer) and value.ndim == 0:
+        return np.asarray(value)[()]
+    return value
+
+
+def _kind(value: Any) -> Any:
+    """The type of the numbers in a value; None where it holds none."""
+    if isinstance(value, jax.core.Tracer):
+        return value.dtype
     if isinstance(value, bool | np.bool_ | str | bytes):
         return None
     try:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmdenv._core.fields import Declared, choice, number, real, sizes, whole
+from dmdenv._core.fields import Declared, Number, choice, number, real, sizes, whole
 from dmdenv._core.pytree import pytree
 
 
@@ -87,3 +87,16 @@ def test_tracers_pass_and_are_cast():
 def test_replace_checks_again():
     with pytest.raises(ValueError, match=r"Sample\.count"):
         Sample().replace(count=0)
+
+
+def test_arrays_of_no_axes_are_welcome_as_static_numbers():
+    sample = Sample(count=jnp.int32(5), slack=np.array(2.0))
+    assert (type(sample.count), type(sample.slack)) == (int, float)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_number_keeps_its_precision_where_declared():
+    keeps = Number(keep_precision=True)
+    assert keeps.converted("box", np.float32(1)).dtype == jnp.float32
+    assert keeps.converted("box", 1.0).dtype == keeps.converted("box", np.int32(1)).dtype == jnp.float64
+    assert Number().converted("dt", np.float32(1)).dtype == jnp.float64
