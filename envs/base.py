@@ -18,6 +18,7 @@ import numpy as np
 
 from dmdenv._core.in_batch import any_in_batch
 from dmdenv._core.pytree import Replaceable, pytree
+from dmdenv.envs.neighborhood import Neighborhood
 
 Info = dict[str, Any]
 Observation = jax.Array
@@ -167,17 +168,27 @@ class Env(abc.ABC, Generic[S, P]):
 
     # static capacities: whoever runs the loop on the host grows them where `overflow` is set, and repeats the steps
 
+    @functools.cached_property
+    def neighborhood(self) -> Neighborhood | None:
+        """How neighbours are found, in an environment with fields `pairs` and `slack`; None in any other."""
+        return None
+
     def enlarged(self) -> Self:
         """The same environment with about twice the static capacities.
 
         Raises:
             CapacityExceeded: when there is nothing to enlarge; the message says what to change instead.
         """
-        raise CapacityExceeded(f"{type(self).__name__} has no capacity that could grow")
+        if self.neighborhood is None:
+            raise CapacityExceeded(f"{type(self).__name__} has no capacity that could grow")
+        if not self.neighborhood.can_grow:
+            raise CapacityExceeded(f"{self.id}: {self.neighborhood.remedy}")
+        changed: Any = self
+        return dataclasses.replace(changed, slack=2.0 * self.neighborhood.slack)
 
     def adopt(self, state: S) -> S:
         """A state of this environment with other capacities, as one of this one; its overflow flag is cleared."""
-        return state
+        return state if self.neighborhood is None else self.neighborhood.with_capacity(state)
 
     # --- what all environments share ------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ et al., PNAS 105, 1232 (2008).
 import abc
 import dataclasses
 import functools
-from typing import Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import gymnasium
 import jax
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmdenv._core.stored import stored
-from dmdenv.envs.base import CapacityExceeded, Env, task_field
+from dmdenv.envs.base import Env, task_field
 from dmdenv.envs.flocking.boids import (
     BoidParams,
     FlockingState,
@@ -37,7 +37,8 @@ from dmdenv.envs.flocking.boids import (
     move_predators,
     obstacle_rule,
 )
-from dmdenv.neighbors import AllPairs, NeighborList, Pairs, allocate, build, nearest, update
+from dmdenv.envs.neighborhood import Neighborhood, Sample
+from dmdenv.neighbors import Pairs, nearest
 from dmdenv.neighbors.particles_last import take
 from dmdenv.space import Free, Periodic, Space
 
@@ -100,51 +101,37 @@ class Flock(Env[S, P], Generic[S, P]):
         """How far a boid must look: the longest range among boids, float []."""
         return functools.reduce(jnp.maximum, [getattr(params, name) for name in self.ranges])
 
-    @property
-    def listed(self) -> bool:
-        """Whether a list takes the place of all pairs."""
-        return self.pairs == "list" or (self.pairs == "auto" and self.boids > _ALL_PAIRS_UP_TO)
+    @functools.cached_property
+    def neighborhood(self) -> Neighborhood:
+        """How boids find their neighbours."""
+        return Neighborhood(
+            particles=self.boids,
+            pairs=self.pairs,
+            crossover=_ALL_PAIRS_UP_TO,
+            slack=self.slack,
+            skin=0.25,
+            skin_unit="cutoff",
+            sample=self.sample,
+            remedy="a range of the parameters is too long; must be at most half the periodic box, and in the course of"
+            " an episode at most that at its reset",
+        )
+
+    def sample(self) -> Sample:
+        """Boids as crowded as at a start."""
+        params = self.default_params
+        return Sample(self.space_of(params), self.scattered(params), self.listed_range(params))
 
     def neighbors(self, positions: jax.Array, params: P) -> tuple[Pairs, jax.Array]:
         """Whom the boids may interact with, and whether somebody of them is missing, bool []."""
         space, reach = self.space_of(params), self.longest_range(params)
-        if self.listed:
-            pairs = build(self._template, space, positions, cutoff=reach, skin=0.25 * reach)
-            return pairs, pairs.overflow
-        if isinstance(space, Free):
-            return AllPairs(), jnp.asarray(False)
-        return AllPairs(), reach > space.largest_cutoff(2)  # all pairs are not enough: there are images too
+        pairs = self.neighborhood.find(space, positions, reach)
+        return pairs, self.neighborhood.incomplete(pairs, space, reach)
 
-    def with_neighbors_updated(self, state: S, space: Space) -> S:
+    def with_neighbors_updated(self, state: S, space: Space, params: P) -> S:
         """The state with the list brought up to its positions."""
-        if not isinstance(state.pairs, NeighborList):
-            return state
-        pairs = update(state.pairs, space, state.positions)
-        return dataclasses.replace(state, pairs=pairs, overflow=state.overflow | pairs.overflow)
-
-    def enlarged(self) -> Self:
-        template = self._template if self.listed else None
-        if template is None or template.is_complete:
-            raise CapacityExceeded(
-                "flocking: a range of the parameters is too long, and not the capacity too small; valid: up to half"
-                " the periodic box, and with a neighbour list up to its reach (see the fields `reach` and `pairs`)"
-            )
-        return dataclasses.replace(self, slack=2.0 * self.slack)  # pyright: ignore[reportArgumentType]
-
-    def adopt(self, state: S) -> S:
-        pairs = state.pairs
-        if isinstance(pairs, NeighborList):
-            pairs = build(self._template, pairs.space, state.positions, cutoff=pairs.cutoff, skin=pairs.skin)
-            return dataclasses.replace(state, pairs=pairs, overflow=pairs.overflow)
-        return state
-
-    @functools.cached_property
-    def _template(self) -> NeighborList:
-        """A list with the capacities for a random start, chosen once on the host."""
-        with jax.ensure_compile_time_eval():
-            params = self.default_params
-            positions, reach = self.scattered(params), self.listed_range(params)
-            return allocate(self.space_of(params), positions, cutoff=reach, skin=0.25 * reach, slack=self.slack)
+        pairs = self.neighborhood.update(state.pairs, space, state.positions)
+        incomplete = self.neighborhood.incomplete(pairs, space, self.longest_range(params))
+        return dataclasses.replace(state, pairs=pairs, overflow=state.overflow | incomplete)
 
 
 def check_order(params: BoidParams, low: str, high: str) -> None:
@@ -259,7 +246,7 @@ class SteeredFlock(Flock[SteeredS, SteeredP], Generic[SteeredS, SteeredP]):
         )
         if self.predators:
             moved = move_predators(space, state, moved, params, present)
-        return self.with_neighbors_updated(moved, space), rules
+        return self.with_neighbors_updated(moved, space, params), rules
 
     def sensed(self, state: SteeredS, params: SteeredP, present: jax.Array | None = None) -> jax.Array:
         """What each boid sees of those that are `present` `[n]` (None: all), as above; those absent see nothing."""

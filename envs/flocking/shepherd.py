@@ -178,7 +178,7 @@ class Shepherd(Flock[ShepherdState, ShepherdParams]):
             herders=state.herders + params.dt * params.herder_speed * steps,
             herder_headings=jnp.where(length > 0.05, _angle(action), state.herder_headings),
         )
-        moved = self.with_neighbors_updated(moved, space)
+        moved = self.with_neighbors_updated(moved, space, params)
         before, after = norm(state.positions), norm(moved.positions)
         effort = jnp.mean(jnp.sum(steps**2, axis=-1))
         reward = (

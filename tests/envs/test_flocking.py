@@ -395,8 +395,8 @@ def test_an_enlarged_flock_takes_over_a_state_and_goes_on_as_with_all_pairs():
 
 
 def test_growth_ends_where_it_would_change_nothing():
-    with pytest.raises(CapacityExceeded, match="a range of the parameters is too long"):
+    with pytest.raises(CapacityExceeded, match="flocking: a range of the parameters is too long; must be at most half the periodic box"):
         dmdenv.make_env("flocking", pairs="all").enlarged()
     env = dmdenv.make_env("flocking", boids=20, pairs="list", slack=32.0)
-    with pytest.raises(CapacityExceeded, match="a range of the parameters is too long"):
+    with pytest.raises(CapacityExceeded, match="flocking: a range of the parameters is too long; must be at most half the periodic box"):
         env.enlarged()
