@@ -16,6 +16,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.fields import Declared
 from dmdenv._core.in_batch import any_in_batch
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.envs.neighborhood import Neighborhood
@@ -115,8 +116,10 @@ class Transition(NamedTuple, Generic[S]):
     metrics: dict[str, jax.Array]  # scalars, the same keys at every step
 
 
-class Env(abc.ABC, Generic[S, P]):
+class Env(Declared, abc.ABC, Generic[S, P]):
     """A frozen, hashable description of an environment: its static configuration and its pure functions.
+
+    Its fields are declared by `whole`, `real` and `choice` of `dmdenv._core.fields`, which check them at construction.
 
     Everything that may change without recompilation is in `Params`. All methods but `render` are pure, so they can be
     jitted, vmapped, scanned and differentiated; `reset`, `step` and `step_env` are compiled at their first call. Keys
