@@ -1,4 +1,4 @@
-"""Evaluation: whole episodes, side by side, from fresh states."""
+"""Evaluation: one episode of a policy, or many side by side, from fresh states."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from dmdenv._core.pytree import Replaceable, pytree, static
+from dmdenv._core.fields import Whole
+from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.agents.base import Policy
 from dmdenv.envs.base import Env, Params
 
 
 @pytree
 class Evaluation(Replaceable):
-    """What happened in a number of episodes. Entries behind the end of an episode are zero."""
+    """Rewards and metrics of some episodes, step by step. Entries after the end of an episode are zero."""
 
     rewards: jax.Array  # float [episodes, steps]
     metrics: dict[str, jax.Array]  # float [episodes, steps], every scalar in `info`
@@ -27,7 +28,7 @@ class Evaluation(Replaceable):
 
     @property
     def overflow(self) -> float:
-        """The share of all steps in which a capacity had overflowed, on the host."""
+        """The fraction of all steps in which a capacity had overflowed, on the host."""
         return float(jnp.sum(self.metrics["overflow"]) / jnp.sum(self.lengths))
 
     def final_means(self, steps: int) -> dict[str, jax.Array]:
@@ -41,7 +42,7 @@ class Evaluation(Replaceable):
 def evaluate(
     env: Env, policy: Policy, key: jax.Array, *, episodes: int, steps: int | None = None, params: Params | None = None
 ) -> Evaluation:
-    """Run a policy through one episode in each of many environments.
+    """Run one episode of a policy in each of `episodes` environments.
 
     Pure: jit it with `policy`, `key` and `params` as arguments, and `episodes` and `steps` fixed. The same key gives
     the same initial states to every policy, so that policies can be compared pair by pair.
@@ -51,43 +52,42 @@ def evaluate(
         policy: `policy(key, observation) -> action` of one instance.
         key: consumed.
         episodes: how many environments.
-        steps: how many steps at most; None for `params.max_steps`, which must then be concrete.
+        steps: the maximum number of steps; None for `params.max_steps`, which must then be concrete.
         params: the environment's parameters; None for `env.default_params`.
 
     Raises:
         ValueError: for `episodes` or `steps` below 1, or when `steps` is None and `params.max_steps` is traced.
     """
-    if episodes < 1:
-        raise ValueError(f"episodes = {episodes!r} is not valid; valid: whole numbers from 1")
+    episodes = Whole(at_least=1).converted("episodes", episodes)
 
-    def one(key):
-        return watch(env, policy, key, steps=steps, params=params, view=lambda state: None)[0]
+    def run_one(key):
+        return run_episode(env, policy, key, steps=steps, params=params, record=lambda state: None)[0]
 
-    return jax.vmap(one)(jax.random.split(key, episodes))
+    return jax.vmap(run_one)(jax.random.split(key, episodes))
 
 
-def watch(
+def run_episode(
     env: Env,
     policy: Policy,
     key: jax.Array,
     *,
     steps: int | None = None,
     params: Params | None = None,
-    view: Callable[[Any], Any] = lambda state: state,
+    record: Callable[[Any], Any] = lambda state: state,
 ) -> tuple[Evaluation, Any]:
-    """One episode, and what there was to be seen of it.
+    """Run one episode of a policy, and record its states.
 
     Args:
         env: the environment.
         policy: `policy(key, observation) -> action`.
         key: consumed.
-        steps: how many steps at most; None for `params.max_steps`, which must then be concrete.
+        steps: the maximum number of steps; None for `params.max_steps`, which must then be concrete.
         params: the environment's parameters; None for `env.default_params`.
-        view: what to keep of the state before each step.
+        record: what to keep of the state before each step; all of it by default.
 
     Returns:
-        `(evaluation, views)`: the evaluation without its axis `episodes`, and each leaf of the views `[steps, ...]`.
-        Views behind the end of the episode mean nothing.
+        `(evaluation, records)`: the evaluation without its axis `episodes`, and each leaf of the records
+        `[steps, ...]`. Records after the end of the episode are meaningless.
 
     Raises:
         ValueError: for `steps` below 1, or when `steps` is None and `params.max_steps` is traced.
@@ -95,55 +95,24 @@ def watch(
     params = env.default_params if params is None else params
     if steps is None:
         if isinstance(params.max_steps, Tracer):
-            raise ValueError("steps = None needs a concrete params.max_steps, and it is traced here; pass steps")
+            raise ValueError("steps = None with a traced params.max_steps; must be an integer >= 1 there")
         steps = int(params.max_steps)
-    if steps < 1:
-        raise ValueError(f"steps = {steps!r} is not valid; valid: whole numbers from 1")
+    steps = Whole(at_least=1).converted("steps", steps)
 
     def step(carry, key):
         state, observation, running = carry
         policy_key, step_key = jax.random.split(key)
         action = policy(policy_key, observation)
-        following = env.step_env(step_key, state, action, params)
-        observation, following_state, reward, terminated, truncated, info = following
+        next_observation, next_state, reward, terminated, truncated, info = env.step_env(
+            step_key, state, action, params
+        )
         metrics = {name: jnp.asarray(x, reward.dtype) for name, x in info.items() if name != "final_observation"}
-        seen = jax.tree.map(lambda x: jnp.where(running, x, 0.0), (reward, metrics))
-        return (following_state, observation, running & ~(terminated | truncated)), (*seen, running, view(state))
+        reward, metrics = jax.tree.map(lambda x: jnp.where(running, x, 0.0), (reward, metrics))
+        carry = (next_state, next_observation, running & ~(terminated | truncated))
+        return carry, (reward, metrics, running, record(state))
 
     reset_key, episode_key = jax.random.split(key)
     observation, state = env.reset(reset_key, params)
     carry = (state, observation, jnp.asarray(True))
-    _, (rewards, metrics, running, views) = jax.lax.scan(step, carry, jax.random.split(episode_key, steps))
-    return Evaluation(rewards=rewards, metrics=metrics, lengths=jnp.sum(running, dtype=jnp.int32)), views
-
-
-@pytree
-class ZeroPolicy(Replaceable):
-    """The policy that does nothing: action zero."""
-
-    shape: tuple[int, ...] = static()
-
-    def __call__(self, key: jax.Array, observation: jax.Array) -> jax.Array:
-        """Zeros; the key is not used."""
-        return jnp.zeros(self.shape)
-
-
-@pytree
-class RandomPolicy(Replaceable):
-    """Actions independent and uniform in [-1, 1]."""
-
-    shape: tuple[int, ...] = static()
-
-    def __call__(self, key: jax.Array, observation: jax.Array) -> jax.Array:
-        """A fresh action for each key."""
-        return jax.random.uniform(key, self.shape, minval=-1.0, maxval=1.0)
-
-
-def zero_policy(env: Env) -> ZeroPolicy:
-    """The policy that does nothing, for this environment."""
-    return ZeroPolicy(shape=env.action_shape)
-
-
-def random_policy(env: Env) -> RandomPolicy:
-    """Uniform random actions, for this environment."""
-    return RandomPolicy(shape=env.action_shape)
+    _, (rewards, metrics, running, records) = jax.lax.scan(step, carry, jax.random.split(episode_key, steps))
+    return Evaluation(rewards=rewards, metrics=metrics, lengths=jnp.sum(running, dtype=jnp.int32)), records

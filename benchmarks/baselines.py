@@ -18,7 +18,8 @@ import tyro
 
 import dmdenv
 from benchmarks import harness
-from dmdenv.agents.evaluate import Evaluation, evaluate, random_policy, zero_policy
+from dmdenv.agents.evaluate import Evaluation, evaluate
+from dmdenv.agents.policies import random_policy, zero_policy
 
 CASES = tuple((id, {"task": task}) for id in dmdenv.registered_envs() for task in dmdenv.registered_tasks(id))
 LAST = 64  # steps over which metrics are averaged

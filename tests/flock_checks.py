@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.agents.evaluate import evaluate, random_policy, zero_policy
+from dmdenv.agents.evaluate import evaluate
+from dmdenv.agents.policies import random_policy, zero_policy
 
 
 def return_of_32_steps(env, key, **fixed):

@@ -10,7 +10,7 @@ from dmdenv.agents.base import Policy, UnfitError
 from dmdenv.agents.cli.arguments import environment, parameters
 from dmdenv.agents.cli.options import RolloutOptions
 from dmdenv.agents.cli.usage import UsageError, blaming
-from dmdenv.agents.evaluate import random_policy, zero_policy
+from dmdenv.agents.policies import random_policy, zero_policy
 from dmdenv.agents.runs.comparison import FINAL_STEPS, summarise, table
 from dmdenv.agents.runs.film import film_states, record
 from dmdenv.agents.runs.run import Run, field_values

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from dmdenv.agents.base import Policy
-from dmdenv.agents.evaluate import Evaluation, evaluate, random_policy, zero_policy
+from dmdenv.agents.evaluate import Evaluation, evaluate
+from dmdenv.agents.policies import random_policy, zero_policy
 from dmdenv.agents.runs.capacity import with_room
 from dmdenv.agents.runs.run import Run
 from dmdenv.simulation import Interruption

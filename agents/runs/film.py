@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from dmdenv.agents.base import Policy
-from dmdenv.agents.evaluate import Evaluation, watch
+from dmdenv.agents.evaluate import Evaluation, run_episode
 from dmdenv.agents.runs.capacity import with_room
 from dmdenv.agents.runs.files import replacing
 from dmdenv.envs.base import Env, Params, State
@@ -86,7 +86,7 @@ def record(env: Env, policy: Policy, key: jax.Array, params: Params) -> tuple[Ev
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(env, policy, key, params):
-        evaluation, states = watch(env, policy, key, steps=steps, params=params)
+        evaluation, states = run_episode(env, policy, key, steps=steps, params=params)
         return jax.tree.map(lambda x: x[None], evaluation), states
 
     _, seen = with_room(env, lambda env: run(env, policy, key, params), lambda seen: seen[0].overflow)

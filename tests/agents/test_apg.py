@@ -9,8 +9,9 @@ import pytest
 
 from dmdenv.agents import apg
 from dmdenv.agents.base import UnfitError, get_agent, registered_agents
-from dmdenv.agents.evaluate import evaluate, random_policy, watch, zero_policy
+from dmdenv.agents.evaluate import evaluate, run_episode
 from dmdenv.agents.networks import deterministic_policy
+from dmdenv.agents.policies import random_policy, zero_policy
 from probe_envs import BestAction, Brittle, Misfit, PointMass, ReadTheCue
 
 KEY = jax.random.key(0)
@@ -270,7 +271,7 @@ def test_evaluation_equals_a_loop_over_steps():
     evaluation = jitted_evaluate(env, policy, key, episodes=3, steps=5)
     step = jax.jit(env.step_env)
     one = jax.random.split(key, 3)[2]
-    _, positions = watch(env, policy, one, steps=5, view=lambda state: state.position)
+    _, positions = run_episode(env, policy, one, steps=5, record=lambda state: state.position)
     reset_key, episode_key = jax.random.split(one)
     observation, state = env.reset(reset_key)
     rewards, distances, seen = [], [], []
@@ -288,11 +289,11 @@ def test_evaluation_equals_a_loop_over_steps():
 
 def test_evaluation_refuses_what_it_cannot_run():
     env = PointMass()
-    with pytest.raises(ValueError, match="episodes = 0 is not valid"):
+    with pytest.raises(ValueError, match="episodes = 0; must be an integer >= 1"):
         evaluate(env, zero_policy(env), KEY, episodes=0)
-    with pytest.raises(ValueError, match="steps = 0 is not valid"):
+    with pytest.raises(ValueError, match="steps = 0; must be an integer >= 1"):
         evaluate(env, zero_policy(env), KEY, episodes=1, steps=0)
-    with pytest.raises(ValueError, match=r"steps = None needs a concrete params\.max_steps"):
+    with pytest.raises(ValueError, match=r"steps = None with a traced params\.max_steps"):
         jax.jit(lambda params: evaluate(env, zero_policy(env), KEY, episodes=1, params=params))(env.default_params)
 
 

@@ -7,7 +7,8 @@ import pytest
 
 import dmdenv
 from dmdenv.agents import apg
-from dmdenv.agents.evaluate import evaluate, random_policy, zero_policy
+from dmdenv.agents.evaluate import evaluate
+from dmdenv.agents.policies import random_policy, zero_policy
 
 
 @pytest.mark.slow

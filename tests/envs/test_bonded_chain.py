@@ -10,7 +10,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 import dmdenv
-from dmdenv.agents.evaluate import random_policy, watch, zero_policy
+from dmdenv.agents.evaluate import run_episode
+from dmdenv.agents.policies import random_policy, zero_policy
 from dmdenv.envs import pool
 from dmdenv.envs.bonded_chain import chain
 from dmdenv.envs.bonded_chain.fold import ChainFoldParams, _free_chains, _shapes, model
@@ -74,13 +75,13 @@ def run(task: str, episodes: int, steps: int):
             actions = [functools.partial(policy, key) for policy in policies.values()]
             return jax.lax.switch(index, actions, observation)
 
-        return watch(
+        return run_episode(
             env,
             policy,
             key,
             steps=steps,
             params=params,
-            view=lambda state: jnp.max(jnp.abs(env.observe(state, params))),
+            record=lambda state: jnp.max(jnp.abs(env.observe(state, params))),
         )
 
     keys = jax.random.split(jax.random.key(0), episodes)

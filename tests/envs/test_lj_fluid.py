@@ -9,7 +9,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 import dmdenv
-from dmdenv.agents.evaluate import evaluate, random_policy, zero_policy
+from dmdenv.agents.evaluate import evaluate
+from dmdenv.agents.policies import random_policy, zero_policy
 from dmdenv.envs.base import CapacityExceeded
 from dmdenv.envs.lj_fluid.fluid import box_shape, liquids
 from dmdenv.envs.pool import members

@@ -9,7 +9,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import dmdenv
-from dmdenv.agents.evaluate import evaluate, random_policy, zero_policy
+from dmdenv.agents.evaluate import evaluate
+from dmdenv.agents.policies import random_policy, zero_policy
 from dmdenv.envs.base import CapacityExceeded
 from dmdenv.envs.pool import members
 from dmdenv.envs.soft_sphere_packing.packing import discs, equivalent, halves, relaxed_starts, solid_volume

@@ -9,7 +9,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 import dmdenv
-from dmdenv.agents.evaluate import evaluate, random_policy, zero_policy
+from dmdenv.agents.evaluate import evaluate
+from dmdenv.agents.policies import random_policy, zero_policy
 from dmdenv.envs.trap_drag import TrapDragParams, jump_work, moved_with_trap
 from dmdenv.integrators import Brownian
 from dmdenv.potentials import external_potential
