@@ -135,10 +135,10 @@ def train(env: Env, config: Config, key: jax.Array, *, params: Params | None = N
     return jax.lax.scan(lambda state, _: update(env, config, state, params=params), state, length=config.updates)
 
 
-def adopt(env: Env, state: TrainState, *, params: Params | None = None) -> TrainState:
+def with_capacity(env: Env, state: TrainState, *, params: Params | None = None) -> TrainState:
     """A training state from the same environment with other static capacities, as one of this environment."""
     params = env.default_params if params is None else params
-    env_states = jax.vmap(env.adopt)(state.env_states)
+    env_states = jax.vmap(env.with_capacity)(state.env_states)
     observations = jax.vmap(env.observe, (0, None))(env_states, params)
     return state.replace(env_states=env_states, observations=observations)
 

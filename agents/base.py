@@ -80,7 +80,7 @@ class Agent(Protocol):
         """`init` and `config.updates` times `update`: the last state, and the metrics of all updates `[updates]`."""
         ...
 
-    def adopt(self, env: Env, state: Any, *, params: Params | None = None) -> Any:
+    def with_capacity(self, env: Env, state: Any, *, params: Params | None = None) -> Any:
         """A training state from the same environment with other static capacities, as one of this environment."""
         ...
 

@@ -16,9 +16,10 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.fields import Declared
+from dmdenv._core.fields import Declared, number
 from dmdenv._core.in_batch import any_in_batch
 from dmdenv._core.pytree import Replaceable, pytree
+from dmdenv._core.tracing import is_tracing
 from dmdenv.envs.neighborhood import Neighborhood
 
 Info = dict[str, Any]
@@ -30,8 +31,10 @@ _RESERVED = {"final_observation", "overflow", "nonfinite", "reward", "loss", "gr
 
 
 def parameter(*, default: float | int, unit: str, doc: str, low: float = -np.inf, high: float = np.inf) -> Any:
-    """A field of `Params`: its default (a whole number allows whole numbers only), unit, meaning and closed range."""
-    return dataclasses.field(default=default, metadata={"unit": unit, "doc": doc, "low": low, "high": high})
+    """A field of `Params`: its default (an integer admits whole numbers only), unit, meaning and closed range."""
+    about = {"unit": unit, "doc": doc, "low": low, "high": high}
+    whole = isinstance(default, int)
+    return number(default, at_least=low, at_most=high, integral=whole, batched=True, metadata=about)
 
 
 def task_field(name: str) -> Any:
@@ -40,17 +43,17 @@ def task_field(name: str) -> Any:
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(parameter,))
-class Params(Replaceable):
+class Params(Declared):
     """Base of an environment's dynamic parameters: a frozen pytree whose every leaf is an array.
 
     Changing a parameter never recompiles; parameters can be differentiated and vmapped. All become floating arrays of
     the default precision, whole numbers too, so that `jax.grad` takes the whole tree. Concrete values are checked at
-    construction; tracers pass unchecked.
+    construction, by the ranges that `parameter` declares; tracers pass unchecked.
 
     Raises:
         ValueError: for a value that is not finite or out of its range; the message names the field, the value and
             what is valid.
-        TypeError: for a value that is not a number or an array of numbers.
+        TypeError: for a value that is not a real number or an array of real numbers.
     """
 
     max_steps: jax.Array
@@ -58,31 +61,6 @@ class Params(Replaceable):
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         pytree(cls)
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
-            object.__setattr__(self, field.name, _checked(type(self).__name__, field, getattr(self, field.name)))
-
-
-def _checked(owner: str, field: dataclasses.Field, value: Any) -> jax.Array:
-    """The value as a floating array, refused when it is concrete and out of the field's range."""
-    dtype = np.dtype(jnp.result_type(float))
-    if isinstance(value, jax.core.Tracer):
-        return value.astype(dtype)
-    whole = isinstance(field.default, int)
-    low, high = field.metadata["low"], field.metadata["high"]
-    name, valid = f"{owner}.{field.name}", f"valid: {'whole' if whole else 'finite'} numbers from {low:g} to {high:g}"
-    try:
-        with np.errstate(over="ignore"):  # what is too large for the precision is refused as infinite
-            concrete = np.asarray(value, dtype)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} = {value!r} is not a number; {valid}") from None
-    inside = (dtype.type(low) <= concrete) & (concrete <= dtype.type(high))
-    if not np.all(np.isfinite(concrete) & inside):
-        raise ValueError(f"{name} = {value!r} is out of range; {valid}")
-    if whole and np.any(concrete != np.round(concrete)):
-        raise ValueError(f"{name} = {value!r} is not whole; {valid}")
-    return jnp.asarray(value, dtype)
 
 
 @pytree
@@ -169,6 +147,15 @@ class Env(Declared, abc.ABC, Generic[S, P]):
     def validate(self, params: P) -> None:
         """Check parameters (numpy leaves) against each other and against the configuration; raises ValueError."""
 
+    def prepare(self) -> None:
+        """Compute on the host what initial states are made of: capacities of lists, pools. Quick where it was done.
+
+        `make_env`, the adapters and a `reset` that is not being traced do so; call it for an environment that was made
+        otherwise, before `reset` is compiled. An environment with a pool (`dmdenv.envs.pool`) extends it.
+        """
+        if self.neighborhood is not None:
+            self.neighborhood.prepare()
+
     # static capacities: whoever runs the loop on the host grows them where `overflow` is set, and repeats the steps
 
     @functools.cached_property
@@ -189,7 +176,7 @@ class Env(Declared, abc.ABC, Generic[S, P]):
         changed: Any = self
         return dataclasses.replace(changed, slack=2.0 * self.neighborhood.slack)
 
-    def adopt(self, state: S) -> S:
+    def with_capacity(self, state: S) -> S:
         """A state of this environment with other capacities, as one of this one; its overflow flag is cleared."""
         return state if self.neighborhood is None else self.neighborhood.with_capacity(state)
 
@@ -226,6 +213,8 @@ class Env(Declared, abc.ABC, Generic[S, P]):
         Returns:
             `(obs, state)`.
         """
+        if not is_tracing():
+            self.prepare()
         return _reset(self, key, self._params(params))
 
     def step_env(

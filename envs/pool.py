@@ -1,11 +1,13 @@
 """Pools of initial states: what takes long to prepare is prepared once, on the host; a reset draws from it.
 
-A pool is a function `prepare(*configuration)` that returns a pytree of arrays, leaves `[size, ...]`: equilibrated
-fluids, minimised packings. It runs once for each configuration and precision in a process, at the first reset, also
-where that is being traced.
+A pool is a function of static values, `function(*configuration)`, that returns a pytree of arrays `[size, ...]`:
+equilibrated fluids, minimised packings. It is a function of a module, with seeds of its own, so that the pool is the
+same in every process. It runs once per process, configuration and precision, and never while tracing:
+
+    prepare(liquids, 100, 0.8)       # in `Env.prepare`
+    draw(key, liquids, 100, 0.8)     # in `Env.initial_state`
 """
 
-import functools
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -13,33 +15,53 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.tracing import is_tracing
+
 PyTree = Any
 
+_pools: dict[tuple[Hashable, ...], PyTree] = {}
 
-def drawn(key: jax.Array, prepare: Callable[..., PyTree], *configuration: Hashable) -> PyTree:
-    """One member of a pool, chosen at random.
+
+def prepare(function: Callable[..., PyTree], *configuration: Hashable) -> PyTree:
+    """The pool of a function and its configuration, computed at the first call.
+
+    Args:
+        function: `function(*configuration) -> pytree`, leaves `[size, ...]`.
+        configuration: static values on which the pool depends.
+
+    Returns:
+        The pytree, leaves NumPy arrays `[size, ...]`.
+
+    Raises:
+        RuntimeError: when the pool is not there yet and JAX is tracing.
+    """
+    key = (function, configuration, str(jnp.result_type(float)))
+    if key not in _pools:
+        if is_tracing():
+            raise RuntimeError(
+                f"the pool {function.__name__}{configuration} is not prepared, and cannot be while JAX traces; call"
+                " prepare() of the environment first, in the precision of the trace (`make_env` does)"
+            )
+        # compiled even where a user debugs with jit disabled: thousands of steps would take for ever otherwise
+        with jax.ensure_compile_time_eval(), jax.disable_jit(False):
+            _pools[key] = jax.tree.map(np.asarray, function(*configuration))
+    return _pools[key]
+
+
+def draw(key: jax.Array, function: Callable[..., PyTree], *configuration: Hashable) -> PyTree:
+    """One member of a prepared pool, chosen at random.
 
     Args:
         key: consumed.
-        prepare: `prepare(*configuration) -> pytree`, leaves `[size, ...]`; a function of a module, with seeds of its
-            own, so that the pool is the same in every process.
-        configuration: static values that the pool depends on.
+        function: as of `prepare`.
+        configuration: as of `prepare`.
 
     Returns:
         The pytree, leaves without the axis of the pool.
+
+    Raises:
+        RuntimeError: when the pool is not prepared and JAX is tracing.
     """
-    pool = members(prepare, *configuration)
+    pool = prepare(function, *configuration)
     index = jax.random.randint(key, (), 0, jax.tree.leaves(pool)[0].shape[0])
     return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], pool)
-
-
-def members(prepare: Callable[..., PyTree], *configuration: Hashable) -> PyTree:
-    """The whole pool, numpy arrays `[size, ...]`; prepared at the first call."""
-    return _members(prepare, configuration, str(jnp.result_type(float)))
-
-
-@functools.cache
-def _members(prepare: Callable[..., PyTree], configuration: tuple[Hashable, ...], precision: str) -> PyTree:
-    # compiled also for who debugs with jit disabled: thousands of steps would take for ever otherwise
-    with jax.ensure_compile_time_eval(), jax.disable_jit(False):
-        return jax.tree.map(np.asarray, prepare(*configuration))

@@ -62,7 +62,7 @@ def env_class(id: str, task: str | None = None) -> type[Env]:
 
 
 def make_env(id: str, *, task: str | None = None, **config: Any) -> Env:
-    """An environment by its id.
+    """An environment by its id, prepared: a compiled `reset` only draws from what has been computed here.
 
     Equal ids and configurations give the same object, so that they share compiled code.
 
@@ -80,11 +80,13 @@ def make_env(id: str, *, task: str | None = None, **config: Any) -> Env:
     unknown = sorted(set(config) - set(fields))
     if unknown:
         raise ValueError(f"{id!r} has no configuration field {unknown[0]!r}; valid fields: task, {', '.join(fields)}")
-    return _intern(cls(**config))
+    env = _intern(cls(**config))
+    env.prepare()
+    return env
 
 
 def as_env(env: str | Env, **config: Any) -> Env:
-    """An environment as it is, or the one of an id and a configuration: what adapters take.
+    """An environment as it is, or the one of an id and a configuration, prepared: what adapters take.
 
     Raises:
         ValueError: for a configuration beside an environment that has its own, and as `make_env` does.
@@ -95,6 +97,7 @@ def as_env(env: str | Env, **config: Any) -> Env:
         raise ValueError(
             f"{sorted(config)[0]!r} beside an environment; valid: dataclasses.replace(env, ...), or an id instead"
         )
+    env.prepare()
     return env
 
 

@@ -125,7 +125,7 @@ class Crowded(BestAction):
             raise CapacityExceeded("crowded: there is no more room; valid: target from -0.5")
         return dataclasses.replace(self, room=2 * self.room)
 
-    def adopt(self, state: CueState) -> CueState:
+    def with_capacity(self, state: CueState) -> CueState:
         return state.replace(overflow=jnp.asarray(False))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from dmdenv.agents.cli.usage import blaming
 from dmdenv.agents.runs.run import field_values
 from dmdenv.envs.base import Env, Params
-from dmdenv.envs.registry import env_class, make_env, registered_envs, registered_tasks
+from dmdenv.envs.registry import env_class, registered_envs, registered_tasks
 
 
 def list_envs(id: str | None) -> None:
@@ -25,7 +25,7 @@ def list_envs(id: str | None) -> None:
     """
     with blaming("ENV"):
         ids = registered_envs() if id is None else (env_class(id).id,)
-    print("\n\n".join(describe(make_env(id, task=task)) for id in ids for task in registered_tasks(id)))
+    print("\n\n".join(describe(env_class(id, task)()) for id in ids for task in registered_tasks(id)))
 
 
 def describe(env: Env) -> str:

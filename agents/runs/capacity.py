@@ -25,6 +25,7 @@ def with_room(env: Env, compute: Callable[[Env], T], overflow: Callable[[T], flo
     """
     while share := overflow(result := compute(env)):
         env = env.enlarged()
+        env.prepare()
         tell_growth(env, share)
     return env, result
 

@@ -156,7 +156,8 @@ class Run:
             CapacityExceeded: when there is nothing to enlarge.
         """
         run = dataclasses.replace(self, env=self.env.enlarged())
-        return run, self.agent.adopt(run.env, state, params=run.params)
+        run.env.prepare()
+        return run, self.agent.with_capacity(run.env, state, params=run.params)
 
     def policy(self, state: Any) -> Policy:
         """The policy of a training state."""

@@ -60,6 +60,7 @@ class Instances:
     ):
         if isinstance(num, bool) or not isinstance(num, int) or num < 1:
             raise ValueError(f"num_envs = {num!r}; valid: a whole number from 1")
+        env.prepare()
         self.env, self.num = env, num
         self.params = env.default_params
         self.set_params(params)
@@ -132,6 +133,7 @@ class Instances:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({**state, **{name: jax.tree.map(_unpacked, state[name]) for name in _ON_DEVICE}})
+        self.env.prepare()  # perhaps in a new process
 
     def _check_started(self) -> None:
         if not self.started:
@@ -148,8 +150,9 @@ class Instances:
                 self._keys, self._states = keys, after
                 return out
             self.env = self.env.enlarged()
+            self.env.prepare()
             if self.started:
-                self._states = jax.jit(jax.vmap(self.env.adopt))(self._states)
+                self._states = jax.jit(jax.vmap(self.env.with_capacity))(self._states)
             _log.info("a capacity of %s overflowed; the step is repeated with more room", self.env.id)
 
 

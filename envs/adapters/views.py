@@ -71,11 +71,14 @@ class Centralised(Env[State, Params]):
     def render(self, state: State, params: Params | None = None) -> np.ndarray:
         return self.env.render(state, params)
 
+    def prepare(self) -> None:
+        self.env.prepare()
+
     def enlarged(self) -> Self:
         return dataclasses.replace(self, env=self.env.enlarged())
 
-    def adopt(self, state: State) -> State:
-        return self.env.adopt(state)
+    def with_capacity(self, state: State) -> State:
+        return self.env.with_capacity(state)
 
 
 def centralised(env: Env) -> Env:

@@ -127,12 +127,16 @@ class ChainFold(Env[ChainFoldState, ChainFoldParams]):
 
     # --- an episode -----------------------------------------------------------------------------------------------
 
+    def prepare(self) -> None:
+        super().prepare()
+        pool.prepare(_free_chains, self.beads)
+
     def initial_state(self, key: jax.Array, params: ChainFoldParams) -> ChainFoldState:
         """A chain in equilibrium, turned at random, with fresh velocities, and a shape."""
         draw, turn, thermal, other, side = jax.random.split(key, 5)
-        positions = pool.drawn(draw, _free_chains, self.beads)
+        positions = pool.draw(draw, _free_chains, self.beads)
         if self.shape == "random":
-            target = pool.drawn(other, _free_chains, self.beads)
+            target = pool.draw(other, _free_chains, self.beads)
         else:
             shapes = jnp.asarray(_shapes(self.beads, self.shape))
             target = shapes[jax.random.randint(other, (), 0, len(shapes))]

@@ -115,10 +115,14 @@ class ChainReach(Env[ChainReachState, ChainReachParams]):
 
     # --- an episode -----------------------------------------------------------------------------------------------
 
+    def prepare(self) -> None:
+        super().prepare()
+        pool.prepare(_poses, self.beads)
+
     def initial_state(self, key: jax.Array, params: ChainReachParams) -> ChainReachState:
         """A random pose in equilibrium, or its mirror image, with fresh velocities and a random target."""
         draw, side, thermal, target = jax.random.split(key, 4)
-        positions, turns = pool.drawn(draw, _poses, self.beads)
+        positions, turns = pool.draw(draw, _poses, self.beads)
         sign = jnp.where(jax.random.bernoulli(side), 1.0, -1.0)
         return ChainReachState(
             **initial_flags(),

@@ -113,10 +113,14 @@ class ChainSwim(Env[ChainSwimState, ChainSwimParams]):
 
     # --- an episode -----------------------------------------------------------------------------------------------
 
+    def prepare(self) -> None:
+        super().prepare()
+        pool.prepare(_straight_chains, self.beads)
+
     def initial_state(self, key: jax.Array, params: ChainSwimParams) -> ChainSwimState:
         """A straight chain in equilibrium about the origin, at a random angle of up to `course` to +x."""
         draw, turn = jax.random.split(key)
-        positions = pool.drawn(draw, _straight_chains, self.beads)
+        positions = pool.draw(draw, _straight_chains, self.beads)
         angle = params.course * jax.random.uniform(turn, minval=-1.0)
         return ChainSwimState(
             **initial_flags(),

@@ -28,8 +28,8 @@ import numpy as np
 from jax import lax
 
 from dmdenv._core.pytree import pytree
+from dmdenv.envs import pool
 from dmdenv.envs.base import CapacityExceeded, Env, Params, State, initial_flags, parameter, task_field
-from dmdenv.envs.pool import drawn, members
 from dmdenv.integrators import Langevin, StochasticState, maxwell_boltzmann
 from dmdenv.lattice import random
 from dmdenv.neighbors import AllPairs, NeighborList, Pairs, allocate, build
@@ -117,11 +117,15 @@ class LJFluid(Env[S, P], Generic[S, P]):
         """The box at the density of the parameters."""
         return Periodic(jnp.asarray(box_shape(self.particles)) * jnp.sqrt(self.particles / params.density))
 
+    def prepare(self) -> None:
+        super().prepare()
+        pool.prepare(liquids, self.particles, *self._prepared)
+
     def fluid(self, key: jax.Array, params: P) -> dict[str, Any]:
         """The fields of a `FluidState` at the start of an episode: a liquid in equilibrium, unlike any other."""
         draw, move, heat = jax.random.split(key, 3)
         n, (density, temperature) = self.particles, self._prepared
-        fractions = drawn(draw, liquids, n, density, temperature)
+        fractions = pool.draw(draw, liquids, n, density, temperature)
         numbers = jax.random.uniform(move, (5,))
         mirror = jnp.where(numbers[:2] < 0.5, -1.0, 1.0)
         moved = mirror[None, :] * jnp.roll(fractions, jnp.int32(numbers[4] * n), axis=0) + numbers[None, 2:4]
@@ -157,7 +161,7 @@ class LJFluid(Env[S, P], Generic[S, P]):
             )
         return dataclasses.replace(self, slack=2.0 * self.slack)
 
-    def adopt(self, state: S) -> S:
+    def with_capacity(self, state: S) -> S:
         pairs = state.pairs
         if isinstance(pairs, NeighborList):
             pairs = build(self._template, pairs.space, state.positions, cutoff=pairs.cutoff, skin=pairs.skin)
@@ -181,7 +185,7 @@ class LJFluid(Env[S, P], Generic[S, P]):
         with jax.ensure_compile_time_eval():
             params = self.default_params
             space = self.space(params)
-            positions = members(liquids, self.particles, *self._prepared)[0] * space.box[None, :]
+            positions = pool.prepare(liquids, self.particles, *self._prepared)[0] * space.box[None, :]
             return allocate(space, positions, cutoff=float(params.cutoff), skin=_SKIN, slack=self.slack)
 
     def _misfit(self, pairs: Pairs, params: P) -> jax.Array:

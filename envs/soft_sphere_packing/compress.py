@@ -25,8 +25,8 @@ import numpy as np
 
 from dmdenv._core.pytree import pytree
 from dmdenv.differentiation import rollout
+from dmdenv.envs import pool
 from dmdenv.envs.base import Baseline, Params, State, Transition, initial_flags, parameter, task_field
-from dmdenv.envs.pool import drawn
 from dmdenv.envs.soft_sphere_packing.packing import (
     PackingEnv,
     check_order,
@@ -171,10 +171,14 @@ class PackingCompress(PackingEnv[PackingCompressState, PackingCompressParams]):
 
     # --- an episode -----------------------------------------------------------------------------------------------
 
+    def prepare(self) -> None:
+        super().prepare()
+        pool.prepare(relaxed_starts, *self._pool)
+
     def initial_state(self, key: jax.Array, params: PackingCompressParams) -> PackingCompressState:
         """A relaxed loose packing from a pool, moved and reflected at random, at a random packing fraction."""
         pool_key, copy_key, fraction_key = jax.random.split(key, 3)
-        places = drawn(pool_key, relaxed_starts, self.particles, self.dimension, 1.4, 0.93 * _JAMMING[self.dimension])
+        places = pool.draw(pool_key, relaxed_starts, *self._pool)
         share = jax.random.uniform(fraction_key)
         box = self._side(params.start_min + share * (params.start_max - params.start_min), params)
         positions = box * equivalent(copy_key, places)
@@ -215,6 +219,11 @@ class PackingCompress(PackingEnv[PackingCompressState, PackingCompressParams]):
         return jnp.clip(jnp.stack(numbers), -1.0, 1.0)
 
     # --- physics --------------------------------------------------------------------------------------------------
+
+    @property
+    def _pool(self) -> tuple[int, int, float, float]:
+        """What the pool of starts depends on."""
+        return self.particles, self.dimension, 1.4, 0.93 * _JAMMING[self.dimension]
 
     def _potential(self, params: PackingCompressParams) -> PairPotential:
         return discs(halves(self.particles, params.ratio), params.alpha)

@@ -27,8 +27,8 @@ import numpy as np
 
 from dmdenv._core.pytree import pytree
 from dmdenv.differentiation import implicit
+from dmdenv.envs import pool
 from dmdenv.envs.base import Baseline, Params, State, Transition, initial_flags, parameter, task_field
-from dmdenv.envs.pool import drawn
 from dmdenv.envs.soft_sphere_packing.packing import (
     PackingEnv,
     check_order,
@@ -175,10 +175,14 @@ class PackingDesign(PackingEnv[PackingDesignState, PackingDesignParams]):
 
     # --- an episode -----------------------------------------------------------------------------------------------
 
+    def prepare(self) -> None:
+        super().prepare()
+        pool.prepare(_starts, self)
+
     def initial_state(self, key: jax.Array, params: PackingDesignParams) -> PackingDesignState:
         """A packing from a pool, minimised at the middle diameters, moved and reflected at random; a random target."""
         pool_key, copy_key, draw_key = jax.random.split(key, 3)
-        places, known = drawn(pool_key, _starts, self)
+        places, known = pool.draw(pool_key, _starts, self)
         share = jax.random.uniform(draw_key, (2,))
         start = self._side * equivalent(copy_key, places)
         return PackingDesignState(

@@ -279,7 +279,7 @@ def test_bonds_and_joints_have_the_energies_of_equilibrium(task):
 def test_the_pool_of_free_chains_is_in_equilibrium():
     """Its mean size is that of a run ten times as long, and bonds have their usual length."""
     p, n = ChainFoldParams(), 16
-    members = pool.members(_free_chains, n)
+    members = pool.prepare(_free_chains, n)
     start = jnp.asarray(members)
     longer = chain.thermalised(
         lambda turns: model(p, n), jnp.zeros((32, n - 2)), start, jax.random.key(9),
@@ -425,5 +425,5 @@ def test_parameters_that_do_not_go_together_are_refused(task, params, message):
 
 def test_parameters_out_of_range_are_refused():
     for kind in (ChainReachParams, ChainSwimParams):
-        with pytest.raises(ValueError, match=r"diameter = 1.2 is out of range"):
+        with pytest.raises(ValueError, match=r"diameter = 1.2; must be"):
             kind(diameter=1.2)

@@ -258,15 +258,15 @@ def test_every_parameter_has_unit_meaning_and_range_and_refuses_what_is_invalid(
     for field in dataclasses.fields(params):
         assert {"unit", "doc", "low", "high"} <= set(field.metadata)
         full = f"{type(params).__name__}.{field.name}"
-        with pytest.raises(ValueError, match=rf"{full} = nan is out of range; valid: .* from .* to"):
+        with pytest.raises(ValueError, match=rf"{full} = nan; must be a (finite|whole) number"):
             params.replace(**{field.name: float("nan")})
-        with pytest.raises(TypeError, match=rf"{full} = 'x' is not a number; valid"):
+        with pytest.raises(TypeError, match=rf"{full} = 'x'; must be a"):
             params.replace(**{field.name: "x"})
         low, high = field.metadata["low"], field.metadata["high"]
         for outside in (x for x in (low - 1, high + 1) if np.isfinite(x)):
-            with pytest.raises(ValueError, match=f"{full} = .* is out of range; valid"):
+            with pytest.raises(ValueError, match=f"{full} = .*; must be a"):
                 params.replace(**{field.name: outside})
-    with pytest.raises(ValueError, match=r"max_steps = 2.5 is not whole"):
+    with pytest.raises(ValueError, match=r"max_steps = 2.5; must be a whole number >= 1"):
         params.replace(max_steps=2.5)
 
 

@@ -383,7 +383,7 @@ def test_an_enlarged_flock_takes_over_a_state_and_goes_on_as_with_all_pairs():
     enlarged, adopted = env, crowded
     while adopted.overflow:
         enlarged = enlarged.enlarged()
-        adopted = jax.jit(enlarged.adopt)(crowded)
+        adopted = jax.jit(enlarged.with_capacity)(crowded)
     assert enlarged.slack > 1.0
     everyone = dmdenv.make_env("flocking", boids=200, pairs="all")
     start = dataclasses.replace(crowded, pairs=AllPairs(), overflow=jnp.asarray(False))
@@ -395,8 +395,12 @@ def test_an_enlarged_flock_takes_over_a_state_and_goes_on_as_with_all_pairs():
 
 
 def test_growth_ends_where_it_would_change_nothing():
-    with pytest.raises(CapacityExceeded, match="flocking: a range of the parameters is too long; must be at most half the periodic box"):
+    with pytest.raises(
+        CapacityExceeded, match="flocking: a range of the parameters is too long; must be at most half the periodic box"
+    ):
         dmdenv.make_env("flocking", pairs="all").enlarged()
     env = dmdenv.make_env("flocking", boids=20, pairs="list", slack=32.0)
-    with pytest.raises(CapacityExceeded, match="flocking: a range of the parameters is too long; must be at most half the periodic box"):
+    with pytest.raises(
+        CapacityExceeded, match="flocking: a range of the parameters is too long; must be at most half the periodic box"
+    ):
         env.enlarged()

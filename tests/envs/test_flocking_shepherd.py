@@ -243,5 +243,5 @@ def test_parameters_that_do_not_fit_each_other_are_refused():
     env = make()
     with pytest.raises(ValueError, match="view_min = 2; valid: up to view_max = 1"):
         env.reset(jax.random.key(0), env.default_params.replace(view_min=2.0, view_max=1.0))
-    with pytest.raises(ValueError, match="herder_speed = -1 is out of range"):
+    with pytest.raises(ValueError, match="herder_speed = -1; must be"):
         env.default_params.replace(herder_speed=-1)

@@ -13,7 +13,7 @@ from dmdenv.agents.evaluate import evaluate
 from dmdenv.agents.policies import random_policy, zero_policy
 from dmdenv.envs.base import CapacityExceeded
 from dmdenv.envs.lj_fluid.fluid import box_shape, liquids
-from dmdenv.envs.pool import members
+from dmdenv.envs.pool import prepare
 from dmdenv.integrators import Langevin
 from dmdenv.lattice import triangular
 from dmdenv.neighbors import AllPairs
@@ -136,7 +136,7 @@ def test_reset_gives_liquids_moved_and_reflected_at_random(task):
     params = env.default_params
     states = jax.jit(jax.vmap(lambda key: env.reset(key, params)[1]))(jax.random.split(jax.random.key(0), 8))
     space = env.space(params)
-    prepared = members(liquids, 30, *env._prepared) * np.asarray(space.box)
+    prepared = prepare(liquids, 30, *env._prepared) * np.asarray(space.box)
 
     def distances(r):
         d = np.asarray(space.displacement(jnp.asarray(r)[:, None], jnp.asarray(r)[None]))
@@ -429,7 +429,7 @@ def test_a_list_that_is_too_small_is_flagged_and_grows():
     assert bool(state.overflow)
     larger = env.enlarged()
     assert larger.slack == 2.0
-    adopted = larger.adopt(state)
+    adopted = larger.with_capacity(state)
     assert not bool(adopted.overflow)
     complete = small("anneal", pairs="all")
     everybody = state.replace(pairs=AllPairs(), overflow=jnp.asarray(False))

@@ -12,7 +12,7 @@ import dmdenv
 from dmdenv.agents.evaluate import evaluate
 from dmdenv.agents.policies import random_policy, zero_policy
 from dmdenv.envs.base import CapacityExceeded
-from dmdenv.envs.pool import members
+from dmdenv.envs.pool import prepare
 from dmdenv.envs.soft_sphere_packing.packing import discs, equivalent, halves, relaxed_starts, solid_volume
 from small_envs import small_env
 
@@ -105,7 +105,7 @@ def test_what_is_measured_of_a_packing_is_what_its_pairs_say(dimension):
 def test_starts_do_not_overlap_and_copies_are_the_same_packing():
     env = dmdenv.make_env(ID)
     diameters = halves(64, 1.4)
-    pool = members(relaxed_starts, 64, 2, 1.4, 0.93 * 0.84)
+    pool = prepare(relaxed_starts, 64, 2, 1.4, 0.93 * 0.84)
     assert pool.shape == (64, 64, 2)
     side = float((solid_volume(diameters, 2) / env.default_params.start_max) ** 0.5)
     energies = [by_pairs(side * places, np.asarray(diameters), side, 2.0)[0] for places in pool[:2]]

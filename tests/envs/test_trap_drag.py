@@ -198,5 +198,5 @@ def test_random_and_zero_policies_do_much_more_work():
 def test_bad_configurations_are_refused():
     with pytest.raises(ValueError, match=r"particles = 0; valid: a whole number from 1"):
         dmdenv.make_env("trap_drag", particles=0)
-    with pytest.raises(ValueError, match=r"stiffness = -1 is out of range"):
+    with pytest.raises(ValueError, match=r"stiffness = -1; must be"):
         TrapDragParams(stiffness=-1)
