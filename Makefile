@@ -45,7 +45,7 @@ bench: $(BENCH_VENV)/.installed-benchmarks ## compare speed with JAX MD (in an e
 	$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
 
 clean: ## remove caches and build products; keeps the virtual environments and runs/
-	rm -rf build dist dmdenv.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf build dist dmdenv.egg-info .cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path './.*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp in the virtual environment says what has been installed there; only a change of pyproject.toml installs again.
