@@ -3,7 +3,7 @@
 Every function returns `(space, positions)`: a `Periodic` space and positions `[n, d]` in its box. Crystals are built
 from right-angled cells, so that whole numbers of cells fill an orthorhombic box:
 
-| function | particles a cell | cell, in units of the lattice constant a | a is |
+| function | particles per cell | cell, in units of the lattice constant a | a is |
 |---|---|---|---|
 | `square` | 1 | 1, 1 | the distance of neighbours |
 | `triangular` | 2 | 1, sqrt(3) | the distance of neighbours |
@@ -23,11 +23,11 @@ import math
 from typing import NamedTuple
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from scipy.spatial import KDTree
 
+from dmdenv._core.fields import Choice, Number, Real, Whole, is_integer
 from dmdenv.space import Periodic
 
 _DENSEST = {1: 1.0, 2: math.pi / math.sqrt(12), 3: math.pi / math.sqrt(18)}  # packing fraction of equal spheres
@@ -36,27 +36,27 @@ _FCC = ((0, 0, 0), (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0))
 
 
 def square(cells, *, density=None, lattice_constant=None) -> tuple[Periodic, jax.Array]:
-    """A square lattice, 1 particle a cell, 4 neighbours. Arguments and errors: see `fcc`, in two dimensions."""
+    """A square lattice, 1 particle per cell, 4 neighbours. Arguments and errors: see `fcc`, in two dimensions."""
     return _crystal(cells, density, lattice_constant, sides=(1, 1), basis=((0, 0),))
 
 
 def triangular(cells, *, density=None, lattice_constant=None) -> tuple[Periodic, jax.Array]:
-    """A triangular lattice, 2 particles a cell, 6 neighbours. Arguments and errors: see `fcc`, in two dimensions."""
+    """A triangular lattice, 2 particles per cell, 6 neighbours. Arguments and errors: see `fcc`, in two dimensions."""
     return _crystal(cells, density, lattice_constant, sides=(1, math.sqrt(3)), basis=((0, 0), (0.5, 0.5)))
 
 
 def simple_cubic(cells, *, density=None, lattice_constant=None) -> tuple[Periodic, jax.Array]:
-    """A simple cubic lattice, 1 particle a cell, 6 neighbours. Arguments and errors: see `fcc`."""
+    """A simple cubic lattice, 1 particle per cell, 6 neighbours. Arguments and errors: see `fcc`."""
     return _crystal(cells, density, lattice_constant, sides=(1, 1, 1), basis=((0, 0, 0),))
 
 
 def bcc(cells, *, density=None, lattice_constant=None) -> tuple[Periodic, jax.Array]:
-    """A body-centred cubic lattice, 2 particles a cell, 8 neighbours and 6. Arguments and errors: see `fcc`."""
+    """A body-centred cubic lattice, 2 particles per cell, 8 neighbours and 6. Arguments and errors: see `fcc`."""
     return _crystal(cells, density, lattice_constant, sides=(1, 1, 1), basis=((0, 0, 0), (0.5, 0.5, 0.5)))
 
 
 def fcc(cells, *, density=None, lattice_constant=None) -> tuple[Periodic, jax.Array]:
-    """A face-centred cubic lattice, 4 particles a cell, 12 neighbours.
+    """A face-centred cubic lattice, 4 particles per cell, 12 neighbours.
 
     Args:
         cells: how many along each axis, one number or one for each.
@@ -74,13 +74,13 @@ def fcc(cells, *, density=None, lattice_constant=None) -> tuple[Periodic, jax.Ar
 
 
 def diamond(cells, *, density=None, lattice_constant=None) -> tuple[Periodic, jax.Array]:
-    """A diamond lattice, 8 particles a cell, 4 neighbours. Arguments and errors: see `fcc`."""
+    """A diamond lattice, 8 particles per cell, 4 neighbours. Arguments and errors: see `fcc`."""
     second = tuple(tuple(x + 0.25 for x in site) for site in _FCC)
     return _crystal(cells, density, lattice_constant, sides=(1, 1, 1), basis=_FCC + second)
 
 
 def hcp(cells, *, density=None, lattice_constant=None) -> tuple[Periodic, jax.Array]:
-    """A hexagonal close-packed lattice, 4 particles a cell, 12 neighbours. Arguments and errors: see `fcc`."""
+    """A hexagonal close-packed lattice, 4 particles per cell, 12 neighbours. Arguments and errors: see `fcc`."""
     basis = ((0, 0, 0), (0.5, 0.5, 0), (0.5, 5 / 6, 0.5), (0, 1 / 3, 0.5))
     return _crystal(cells, density, lattice_constant, sides=(1, math.sqrt(3), math.sqrt(8 / 3)), basis=basis)
 
@@ -109,20 +109,18 @@ def random(
         ValueError: for a count, density, dimension or distance out of range; where no arrangement of this density has
             this distance; where none was found.
     """
-    if not (isinstance(count, int) and count > 0):
-        raise ValueError(f"count = {count!r}; valid: a positive integer")
-    if dimension not in _DENSEST:
-        raise ValueError(f"dimension = {dimension!r}; valid: 1, 2, 3")
-    _check_positive("density", density)
+    count = Whole(at_least=1).converted("count", count)
+    dimension = Choice(tuple(_DENSEST)).converted("dimension", dimension)
+    density = Real(above=0).converted("density", density)
     side = (count / density) ** (1 / dimension)
     if not 0 <= min_distance < side / 2:
-        raise ValueError(f"min_distance = {min_distance!r}; valid: from 0 to below half the box, {side / 2:g}")
+        raise ValueError(f"min_distance = {min_distance!r}; must be >= 0 and below half the box, {side / 2:g}")
     sphere = math.pi ** (dimension / 2) / math.gamma(dimension / 2 + 1) * (min_distance / 2) ** dimension
     fraction = density * sphere
     if fraction > _DENSEST[dimension]:
         raise ValueError(
             f"min_distance = {min_distance} at density = {density}: spheres of this diameter would fill {fraction:.3f}"
-            f" of the volume; valid: up to {_DENSEST[dimension]:.3f}, and at random rather less"
+            f" of the volume; must be at most {_DENSEST[dimension]:.3f}, and rather less at random"
         )
     generator = _generator(key)
     positions = generator.random((count, dimension)) * side
@@ -135,7 +133,7 @@ def random(
     if len(close):
         raise ValueError(
             f"min_distance = {min_distance} at density = {density}: {len(close)} pairs are still closer after {sweeps}"
-            f" sweeps (packing fraction {fraction:.3f}); valid: a smaller distance, a lower density or more sweeps"
+            f" sweeps (packing fraction {fraction:.3f}); try a smaller distance, a lower density or more sweeps"
         )
     return Periodic(side), jnp.asarray(positions, jnp.result_type(float))
 
@@ -183,14 +181,12 @@ def chain_melt(
     Reference: Kremer and Grest, J. Chem. Phys. 92, 5057 (1990), section II; pushing off: Auhl et al., J. Chem. Phys.
     119, 12718 (2003).
     """
-    if not (isinstance(chains, int) and chains > 0):
-        raise ValueError(f"chains = {chains!r}; valid: a positive integer")
-    if not (isinstance(beads, int) and beads > 1):
-        raise ValueError(f"beads = {beads!r}; valid: an integer of 2 or more")
-    _check_positive("density", density)
-    _check_positive("bond_length", bond_length)
+    chains = Whole(at_least=1).converted("chains", chains)
+    beads = Whole(at_least=2).converted("beads", beads)
+    density = Real(above=0).converted("density", density)
+    bond_length = Real(above=0).converted("bond_length", bond_length)
     if not 0 <= next_nearest < 2 * bond_length:
-        raise ValueError(f"next_nearest = {next_nearest!r}; valid: from 0 to below two bonds, {2 * bond_length:g}")
+        raise ValueError(f"next_nearest = {next_nearest!r}; must be >= 0 and below two bonds, {2 * bond_length:g}")
     generator = _generator(key)
     side = (chains * beads / density) ** (1 / 3)
     least_cosine = next_nearest**2 / (2 * bond_length**2) - 1  # |b1 + b2|^2 = 2 l^2 (1 + cos)
@@ -215,16 +211,14 @@ def chain_melt(
 def _crystal(cells, density, lattice_constant, *, sides, basis) -> tuple[Periodic, jax.Array]:
     dimension, per_cell = len(sides), len(basis)
     cells = (cells,) * dimension if np.ndim(cells) == 0 else tuple(cells)
-    if len(cells) != dimension or not all(isinstance(m, int | np.integer) and m > 0 for m in cells):
-        raise ValueError(f"cells = {cells!r}; valid: a positive integer, or {dimension} of them")
+    if len(cells) != dimension or not all(is_integer(m) and m > 0 for m in cells):
+        raise ValueError(f"cells = {cells!r}; must be an integer >= 1, or {dimension} of them")
     if (density is None) == (lattice_constant is None):
-        raise ValueError(f"density = {density!r}, lattice_constant = {lattice_constant!r}; valid: exactly one of them")
+        raise ValueError(f"density = {density!r}, lattice_constant = {lattice_constant!r}; must be exactly one of them")
     if density is None:
-        _check_positive("lattice_constant", lattice_constant)
-        a = jnp.asarray(lattice_constant, jnp.result_type(float))
+        a = Number(above=0).converted("lattice_constant", lattice_constant)
     else:
-        _check_positive("density", density)
-        a = (per_cell / (math.prod(sides) * jnp.asarray(density, jnp.result_type(float)))) ** (1 / dimension)
+        a = (per_cell / (math.prod(sides) * Number(above=0).converted("density", density))) ** (1 / dimension)
     corners = np.stack(np.meshgrid(*map(np.arange, cells), indexing="ij"), axis=-1).reshape(-1, 1, dimension)
     in_units_of_a = ((corners + np.asarray(basis)) * np.asarray(sides)).reshape(-1, dimension)
     box = a * jnp.asarray(np.asarray(cells) * np.asarray(sides), a.dtype)
@@ -252,11 +246,6 @@ def _pushed_apart(
     np.add.at(moved, j, -push)
     moved -= side * np.floor(moved / side)
     return np.where(moved < side, moved, 0.0)  # a tiny negative number is wrapped to the side itself
-
-
-def _check_positive(name: str, value) -> None:
-    if not isinstance(value, jax.core.Tracer) and not (np.ndim(value) == 0 and np.isfinite(value) and value > 0):
-        raise ValueError(f"{name} = {value!r}; valid: a positive finite number")
 
 
 def _generator(key: jax.Array) -> np.random.Generator:

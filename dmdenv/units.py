@@ -20,6 +20,8 @@ import dataclasses
 import math
 from typing import TypeVar
 
+from dmdenv._core.fields import Choice, Real
+
 Value = TypeVar("Value")
 
 # CODATA 2018; all but the atomic mass are exact by definition.
@@ -62,8 +64,7 @@ class UnitSystem:
         Raises:
             ValueError: for a dimension that is not in `DIMENSIONS`.
         """
-        if dimension not in DIMENSIONS:
-            raise ValueError(f"dimension = {dimension!r}; valid: {', '.join(DIMENSIONS)}")
+        dimension = Choice(tuple(DIMENSIONS)).converted("dimension", dimension)
         return math.prod(getattr(self, base) ** power for base, power in DIMENSIONS[dimension].items())
 
 
@@ -131,9 +132,9 @@ def lennard_jones(*, sigma: float, epsilon: float, mass: float, units: UnitSyste
     Raises:
         ValueError: for a number that is not positive and finite.
     """
-    for name, value in (("sigma", sigma), ("epsilon", epsilon), ("mass", mass)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} = {value}; valid: a positive finite number")
+    positive = Real(above=0)
+    sigma, epsilon = positive.converted("sigma", sigma), positive.converted("epsilon", epsilon)
+    mass = positive.converted("mass", mass)
     return coherent(length=sigma * units.length, energy=epsilon * units.energy, mass=mass * units.mass)
 
 

@@ -26,6 +26,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 
+from dmdenv._core.fields import Choice
 from dmdenv.minimizers import box as boxes
 from dmdenv.minimizers.box import Box
 from dmdenv.neighbors import AllPairs, Pairs
@@ -82,8 +83,7 @@ def minimum(
     Raises:
         ValueError: for another word.
     """
-    if unsolved not in ("nan", "frozen"):
-        raise ValueError(f"unsolved = {unsolved!r}; valid: 'nan', 'frozen'")
+    unsolved = Choice(("nan", "frozen")).converted("unsolved", unsolved)
     missing = jnp.nan if unsolved == "nan" else 0.0
 
     def solve(hessian: Callable[[X], X], b: X) -> X:
@@ -158,9 +158,7 @@ def minimum_at_pressure(
     Raises:
         ValueError: for a box that is fixed or unknown, or a space without these degrees of freedom.
     """
-    boxes.check_mode(box)
-    if box == "fixed":
-        raise ValueError("box = 'fixed' at a pressure; valid: 'isotropic', 'axes', 'cell'; see implicit.minimum")
+    box = Choice(("isotropic", "axes", "cell")).converted("box", box)
     positions, d = lax.stop_gradient(positions), positions.shape[1]
     undeformed = boxes.prepared(box, lax.stop_gradient(space), d)
     length = boxes.length(undeformed, positions)

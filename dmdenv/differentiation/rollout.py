@@ -21,6 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dmdenv._core.fields import Whole
+
 State = TypeVar("State")
 Body = Callable[[Any, None], tuple[Any, Any]]  # of a scan
 
@@ -58,9 +60,7 @@ def rollout(
     Raises:
         ValueError: for `steps` below 0, `every` below 1, or a `memory` in which no trajectory of this length fits.
     """
-    for name, value, least in (("steps", steps, 0), ("every", every, 1)):
-        if value < least:
-            raise ValueError(f"{name} = {value}; valid: a whole number from {least}")
+    steps, every = Whole(at_least=0).converted("steps", steps), Whole(at_least=1).converted("every", every)
     if observe is None:
         every = max(1, steps)
     cuts = () if memory is None or steps == 0 else segments(steps, *bytes_of(step, state), memory, every=every)
@@ -125,7 +125,7 @@ def segments(steps: int, state: int, residuals: int, memory: float, *, every: in
         if needed <= memory:
             return lengths
         least = min(least, needed)
-    raise ValueError(f"memory = {memory:.4g} bytes; valid: from {least:.4g}, for {steps} steps of {state} bytes")
+    raise ValueError(f"memory = {memory:.4g} bytes; must be >= {least:.4g} for {steps} steps of {state} bytes")
 
 
 def bytes_of(step: Callable[[State], State], state: State) -> tuple[int, int]:

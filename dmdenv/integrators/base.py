@@ -1,15 +1,12 @@
 """What an integrator is: `init` and `step`."""
 
 import abc
-import math
 from typing import Any, ClassVar, Generic, TypeVar
 
 import jax
-import jax.core
 import jax.numpy as jnp
-import numpy as np
 
-from dmdenv._core.pytree import Replaceable
+from dmdenv._core.fields import Declared
 from dmdenv.integrators.state import State, checked_positions
 from dmdenv.neighbors import AllPairs, Pairs
 from dmdenv.potentials import Potential
@@ -17,10 +14,8 @@ from dmdenv.space import Space
 
 S = TypeVar("S", bound=State)
 
-Scalar = Any  # a dynamic parameter: given as a number or an array, kept as an array
 
-
-class Integrator(Replaceable, abc.ABC, Generic[S]):
+class Integrator(Declared, abc.ABC, Generic[S]):
     """Equations of motion with a way to step through them: a pytree whose leaves are its dynamic parameters.
 
     Everything is pure and differentiable in all floating-point leaves; changing one (a time step, a temperature that
@@ -79,32 +74,6 @@ class Integrator(Replaceable, abc.ABC, Generic[S]):
         """The quantity that exact dynamics would conserve, `[]`, unit energy: its drift measures the time step."""
 
 
-def number(
-    name: str, value: jax.Array | float, *, above: float = -math.inf, at_least: float = -math.inf, shapes: int = 0
-) -> jax.Array:
-    """A dynamic parameter as an array of the default precision; checked where it is concrete.
-
-    Args:
-        name: of the argument, for the message.
-        value: what was given for it.
-        above: what it must exceed.
-        at_least: what it must not fall below.
-        shapes: the largest number of axes.
-
-    Raises:
-        ValueError: for more axes, or for a value that is not finite or out of range.
-    """
-    if jnp.ndim(value) > shapes:
-        raise ValueError(f"{name} has shape {jnp.shape(value)}; valid: [] " + "or [n]" * shapes)
-    if isinstance(value, jax.core.Tracer):
-        return value
-    found = np.asarray(value)
-    if not np.all(np.isfinite(found) & (found > above) & (found >= at_least)):
-        bound = f" above {above:g}" * (above > -math.inf) + f" of at least {at_least:g}" * (at_least > -math.inf)
-        raise ValueError(f"{name} = {found.tolist()}; valid: a finite number{bound}")
-    return jnp.asarray(value, jnp.result_type(float))
-
-
 def for_particles(value: jax.Array) -> jax.Array:
     """A parameter `[]` or `[n]` in a shape that goes with `[n, d]`."""
     return value[:, None] if jnp.ndim(value) else value
@@ -113,7 +82,7 @@ def for_particles(value: jax.Array) -> jax.Array:
 def needed_key(key: jax.Array | None, purpose: str) -> jax.Array:
     """The key, refused where there is none."""
     if key is None:
-        raise ValueError(f"key = None; valid: a key (jax.random.key) for {purpose}")
+        raise ValueError(f"key = None; must be a key (jax.random.key) for {purpose}")
     return key
 
 
@@ -133,5 +102,5 @@ def degrees_of_freedom(given: jax.Array | None, positions: jax.Array) -> jax.Arr
         return given
     n, d = positions.shape
     if n == 1:
-        raise ValueError("degrees_of_freedom = None for one particle; valid: a number, such as d without a wall")
+        raise ValueError("degrees_of_freedom = None for one particle; must be a number, such as d without a wall")
     return jnp.asarray(d * (n - 1), positions.dtype)

@@ -19,8 +19,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from dmdenv._core.fields import Scalar, number
 from dmdenv._core.pytree import pytree
-from dmdenv.integrators.base import Integrator, Scalar, for_particles, noisy, number
+from dmdenv.integrators.base import Integrator, for_particles, noisy
 from dmdenv.integrators.state import StochasticState
 from dmdenv.potentials import Potential
 from dmdenv.space import Space
@@ -50,18 +51,13 @@ class Brownian(Integrator[BrownianState]):
     state_type: ClassVar = BrownianState
 
     _: dataclasses.KW_ONLY
-    dt: Scalar
-    temperature: Scalar
-    friction: Scalar
-
-    def __post_init__(self):
-        object.__setattr__(self, "dt", number("dt", self.dt, above=0.0))
-        object.__setattr__(self, "temperature", number("temperature", self.temperature, at_least=0.0))
-        object.__setattr__(self, "friction", number("friction", self.friction, above=0.0, shapes=1))
+    dt: Scalar = number(above=0)
+    temperature: Scalar = number(at_least=0)
+    friction: Scalar = number(above=0, per_particle=True)
 
     def init(self, potential: Potential, space: Space, positions: jax.Array, **options: Any) -> BrownianState:
         if options.get("velocities") is not None:
-            raise ValueError("velocities given; valid: None, since Brownian particles have no inertia")
+            raise ValueError("velocities given; must be None: Brownian particles have no inertia")
         return super().init(potential, space, positions, **options)
 
     def _begin(self, positions: jax.Array, key: jax.Array | None) -> tuple[dict[str, Any], jax.Array | None]:

@@ -25,8 +25,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from dmdenv._core.fields import Scalar, number
 from dmdenv._core.pytree import pytree
-from dmdenv.integrators.base import Integrator, Scalar, degrees_of_freedom, noisy, number
+from dmdenv.integrators.base import Integrator, degrees_of_freedom, noisy
 from dmdenv.integrators.nve import total_energy, velocity_verlet
 from dmdenv.integrators.state import StochasticState
 from dmdenv.integrators.velocities import maxwell_boltzmann
@@ -52,18 +53,10 @@ class Bussi(Integrator[StochasticState]):
     state_type: ClassVar = StochasticState
 
     _: dataclasses.KW_ONLY
-    dt: Scalar
-    temperature: Scalar
-    relaxation_time: Scalar
-    degrees_of_freedom: Scalar | None = None
-
-    def __post_init__(self):
-        object.__setattr__(self, "dt", number("dt", self.dt, above=0.0))
-        object.__setattr__(self, "temperature", number("temperature", self.temperature, at_least=0.0))
-        object.__setattr__(self, "relaxation_time", number("relaxation_time", self.relaxation_time, above=0.0))
-        if self.degrees_of_freedom is not None:
-            freedom = number("degrees_of_freedom", self.degrees_of_freedom, above=1.0)
-            object.__setattr__(self, "degrees_of_freedom", freedom)
+    dt: Scalar = number(above=0)
+    temperature: Scalar = number(at_least=0)
+    relaxation_time: Scalar = number(above=0)
+    degrees_of_freedom: Scalar | None = number(None, above=1, optional=True)
 
     def _begin(self, positions: jax.Array, key: jax.Array | None) -> tuple[dict[str, Any], jax.Array | None]:
         degrees_of_freedom(self.degrees_of_freedom, positions)

@@ -33,8 +33,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from dmdenv._core.fields import Scalar, number
 from dmdenv._core.pytree import pytree
-from dmdenv.integrators.base import Integrator, Scalar, noisy, number
+from dmdenv.integrators.base import Integrator, noisy
 from dmdenv.integrators.state import StochasticState
 from dmdenv.potentials import Potential
 from dmdenv.space import Space, unit
@@ -60,21 +61,16 @@ class Filament(Integrator[StochasticState]):
     state_type: ClassVar = StochasticState
 
     _: dataclasses.KW_ONLY
-    dt: Scalar
-    temperature: Scalar
-    friction: Scalar
-    anisotropy: Scalar = 2.0
-
-    def __post_init__(self):
-        for name in ("dt", "friction", "anisotropy"):
-            object.__setattr__(self, name, number(name, getattr(self, name), above=0.0))
-        object.__setattr__(self, "temperature", number("temperature", self.temperature, at_least=0.0))
+    dt: Scalar = number(above=0)
+    temperature: Scalar = number(at_least=0)
+    friction: Scalar = number(above=0)
+    anisotropy: Scalar = number(2.0, above=0)
 
     def init(self, potential: Potential, space: Space, positions: jax.Array, **options: Any) -> StochasticState:
         if options.get("velocities") is not None:
-            raise ValueError("velocities given; valid: None, since a filament in a viscous fluid has no inertia")
+            raise ValueError("velocities given; must be None: a filament in a viscous fluid has no inertia")
         if len(positions) < 2:
-            raise ValueError(f"positions has {len(positions)} particles; valid: 2 or more, which have a tangent")
+            raise ValueError(f"positions has shape {positions.shape}; must be [n, d] with n >= 2, for a tangent")
         return super().init(potential, space, positions, **options)
 
     def _begin(self, positions: jax.Array, key: jax.Array | None) -> tuple[dict[str, Any], jax.Array | None]:

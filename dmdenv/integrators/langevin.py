@@ -22,8 +22,9 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from dmdenv._core.fields import Scalar, number
 from dmdenv._core.pytree import pytree
-from dmdenv.integrators.base import Integrator, Scalar, for_particles, noisy, number
+from dmdenv.integrators.base import Integrator, for_particles, noisy
 from dmdenv.integrators.nve import total_energy
 from dmdenv.integrators.state import StochasticState
 from dmdenv.integrators.velocities import maxwell_boltzmann
@@ -49,14 +50,9 @@ class Langevin(Integrator[StochasticState]):
     state_type: ClassVar = StochasticState
 
     _: dataclasses.KW_ONLY
-    dt: Scalar
-    temperature: Scalar
-    friction: Scalar
-
-    def __post_init__(self):
-        object.__setattr__(self, "dt", number("dt", self.dt, above=0.0))
-        object.__setattr__(self, "temperature", number("temperature", self.temperature, at_least=0.0))
-        object.__setattr__(self, "friction", number("friction", self.friction, above=0.0, shapes=1))
+    dt: Scalar = number(above=0)
+    temperature: Scalar = number(at_least=0)
+    friction: Scalar = number(above=0, per_particle=True)
 
     def _begin(self, positions: jax.Array, key: jax.Array | None) -> tuple[dict[str, Any], jax.Array | None]:
         return noisy(positions, key)

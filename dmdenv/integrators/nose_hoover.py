@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.pytree import pytree, static
-from dmdenv.integrators.base import Integrator, Scalar, degrees_of_freedom, needed_key, number
+from dmdenv._core.fields import Scalar, choice, number, whole
+from dmdenv._core.pytree import pytree
+from dmdenv.integrators.base import Integrator, degrees_of_freedom, needed_key
 from dmdenv.integrators.nve import total_energy, velocity_verlet
 from dmdenv.integrators.state import State
 from dmdenv.integrators.velocities import maxwell_boltzmann
@@ -76,26 +77,13 @@ class NoseHoover(Integrator[NoseHooverState]):
     state_type: ClassVar = NoseHooverState
 
     _: dataclasses.KW_ONLY
-    dt: Scalar
-    temperature: Scalar
-    relaxation_time: Scalar
-    degrees_of_freedom: Scalar | None = None
-    chain_length: int = static(default=3)
-    weights: Literal[1, 3, 5, 7] = static(default=3)
-    substeps: int = static(default=1)
-
-    def __post_init__(self):
-        object.__setattr__(self, "dt", number("dt", self.dt))
-        object.__setattr__(self, "temperature", number("temperature", self.temperature, above=0.0))
-        object.__setattr__(self, "relaxation_time", number("relaxation_time", self.relaxation_time, above=0.0))
-        if self.degrees_of_freedom is not None:
-            freedom = number("degrees_of_freedom", self.degrees_of_freedom, above=0.0)
-            object.__setattr__(self, "degrees_of_freedom", freedom)
-        for name in ("chain_length", "substeps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}; valid: 1 or more")
-        if self.weights not in _WEIGHTS:
-            raise ValueError(f"weights = {self.weights!r}; valid: {', '.join(map(str, _WEIGHTS))}")
+    dt: Scalar = number()
+    temperature: Scalar = number(above=0)
+    relaxation_time: Scalar = number(above=0)
+    degrees_of_freedom: Scalar | None = number(None, above=0, optional=True)
+    chain_length: int = whole(3, at_least=1)
+    weights: Literal[1, 3, 5, 7] = choice(3, of=tuple(_WEIGHTS))
+    substeps: int = whole(1, at_least=1)
 
     def _begin(self, positions: jax.Array, key: jax.Array | None) -> tuple[dict[str, Any], jax.Array | None]:
         degrees_of_freedom(self.degrees_of_freedom, positions)

@@ -13,8 +13,9 @@ from typing import TypeVar
 
 import jax
 
+from dmdenv._core.fields import Scalar, number
 from dmdenv._core.pytree import pytree
-from dmdenv.integrators.base import Integrator, Scalar, number
+from dmdenv.integrators.base import Integrator
 from dmdenv.integrators.state import State
 from dmdenv.potentials import Potential
 
@@ -33,10 +34,7 @@ class NVE(Integrator[State]):
     """
 
     _: dataclasses.KW_ONLY
-    dt: Scalar
-
-    def __post_init__(self):
-        object.__setattr__(self, "dt", number("dt", self.dt))
+    dt: Scalar = number()
 
     def step(self, potential: Potential, state: State) -> State:
         return velocity_verlet(potential, state, self.dt)

@@ -7,6 +7,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.fields import Number
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.neighbors import AllPairs, NeighborList, Pairs, update
 from dmdenv.potentials import Potential
@@ -50,7 +51,7 @@ class State(Replaceable):
         positions = checked_positions(positions)
         velocities = jnp.zeros_like(positions) if velocities is None else jnp.asarray(velocities, positions.dtype)
         if velocities.shape != positions.shape:
-            raise ValueError(f"velocities has shape {velocities.shape}; valid: {positions.shape}, as positions")
+            raise ValueError(f"velocities has shape {velocities.shape}; must be {positions.shape}, as positions")
         check_reach(potential, pairs)
         state = cls(
             space=space,
@@ -103,18 +104,17 @@ def checked_positions(positions: jax.Array) -> jax.Array:
     """Positions as an array, refused unless they are floats `[n, d]`."""
     positions = jnp.asarray(positions)
     if positions.ndim != 2 or not jnp.issubdtype(positions.dtype, jnp.floating):
-        raise ValueError(f"positions is {positions.dtype}{list(positions.shape)}; valid: floating-point [n, d]")
+        raise ValueError(f"positions is {positions.dtype}{list(positions.shape)}; must be floating-point [n, d]")
     return positions
 
 
 def checked_masses(masses: jax.Array | float, positions: jax.Array) -> jax.Array:
     """Masses `[n]`, refused unless they are positive, `[]` or `[n]`."""
     n = positions.shape[0]
-    if jnp.shape(masses) not in ((), (n,)):
-        raise ValueError(f"masses has shape {jnp.shape(masses)}; valid: [] or [{n}]")
-    if not isinstance(masses, jax.core.Tracer) and not np.all(np.isfinite(masses) & (np.asarray(masses) > 0)):
-        raise ValueError(f"masses = {np.asarray(masses).tolist()}; valid: positive finite numbers")
-    return jnp.broadcast_to(jnp.asarray(masses, positions.dtype), (n,))
+    found = Number(above=0, axes=1).converted("masses", masses)
+    if found.shape not in ((), (n,)):
+        raise ValueError(f"masses has shape {found.shape}; must be [] or [{n}]")
+    return jnp.broadcast_to(found.astype(positions.dtype), (n,))
 
 
 def check_reach(potential: Potential, pairs: Pairs) -> None:

@@ -34,11 +34,11 @@ def maxwell_boltzmann(
     """
     masses = jnp.asarray(masses, jnp.result_type(float, masses))
     if masses.ndim != 1:
-        raise ValueError(f"masses has shape {masses.shape}; valid: [n]")
+        raise ValueError(f"masses has shape {masses.shape}; must be [n]")
     n, m = len(masses), masses[:, None]
     f = dimension * (n - 1 if zero_momentum else n)
     if exact_temperature and f == 0:
-        raise ValueError("exact_temperature with a single particle of zero momentum; valid: zero_momentum=False")
+        raise ValueError("exact_temperature = True for a single particle of zero momentum; must be False")
     v = jnp.sqrt(temperature / m) * jax.random.normal(key, (n, dimension), masses.dtype)
     if zero_momentum:
         v = v - jnp.sum(m * v, axis=0, keepdims=True) / jnp.sum(m)

@@ -12,6 +12,7 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
+from dmdenv._core.fields import Choice
 from dmdenv.io.trajectory import Particles, cell_of, space_of
 from dmdenv.io.writer import in_three_dimensions
 from dmdenv.space import Space, lower_triangular
@@ -45,11 +46,10 @@ def from_atoms(atoms: Atoms, *, dimension: int = 3) -> Configuration:
         ValueError: for atoms that are periodic along some axes only, that have no volume, or that are not
             two-dimensional when they should be.
     """
-    if dimension not in (2, 3):
-        raise ValueError(f"dimension = {dimension}; valid: 2 or 3")
+    dimension = Choice((2, 3)).converted("dimension", dimension)
     cell, rotation = cell_and_rotation(atoms, dimension)
     if dimension == 2 and not np.allclose(atoms.positions[:, 2], atoms.positions[:1, 2]):
-        raise ValueError("the atoms differ in z; valid in 2-D: one z for all")
+        raise ValueError("the atoms differ in z; must be at one z in two dimensions")
 
     def turned(vectors: np.ndarray) -> jax.Array:
         return jnp.asarray(vectors[:, :dimension] @ rotation, jnp.result_type(float))
@@ -75,12 +75,12 @@ def cell_and_rotation(atoms: Atoms, dimension: int) -> tuple[np.ndarray | None, 
     """The lower triangular cell of atoms `[d, d]`, None in free space, and the rotation that takes them there."""
     pbc = atoms.pbc[:dimension]
     if pbc.any() and not pbc.all():
-        raise ValueError(f"atoms.pbc = {atoms.pbc.tolist()}; valid: periodic along all axes, or along none")
+        raise ValueError(f"atoms.pbc = {atoms.pbc.tolist()}; must be periodic along all axes or along none")
     if not pbc.any():
         return None, np.eye(dimension)
     cell = np.array(atoms.cell)
     if dimension == 2 and (np.any(cell[:2, 2]) or np.any(cell[2, :2])):
-        raise ValueError(f"atoms.cell = {cell.tolist()}; valid in 2-D: two edges in the xy plane, the third along z")
+        raise ValueError(f"atoms.cell = {cell.tolist()}; must be two edges in the xy plane and one along z in 2-D")
     cell = cell[:dimension, :dimension]
     if np.linalg.det(cell) < 0:
         cell[-1] *= -1
@@ -141,7 +141,7 @@ def with_symbols(particles: Particles, n: int) -> Particles:
     named = dataclasses.replace(particles, types=("X",)) if particles.types is None else particles
     unknown = [name for name in named.types or () if name not in chemical_symbols]
     if unknown:
-        raise ValueError(f"types has {unknown[0]!r}; valid: chemical symbols, and 'X' for none")
+        raise ValueError(f"types has {unknown[0]!r}; must be chemical symbols, 'X' for none")
     return named.of(n)
 
 

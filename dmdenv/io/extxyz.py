@@ -70,6 +70,6 @@ def _whole_frames(path: str) -> tuple[int, int | float]:
                 break
             steps = [word for word in header.split() if word.startswith(b"step=")]
             if not steps:
-                raise ValueError(f"{path} has a frame without a step; valid for mode 'a': a file of this writer")
+                raise ValueError(f"{path} has a frame without a step; must be a file of this writer for mode 'a'")
             end, last_step = file.tell(), int(steps[0][len(b"step=") :])
     return end, last_step

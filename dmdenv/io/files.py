@@ -38,10 +38,10 @@ def read_trajectory(path: str | os.PathLike, *, dimension: int | None = None, **
         raise ValueError(f"{path} has no frames")
     first, d = images[0], 3 if dimension is None else dimension
     if any(not np.array_equal(atoms.numbers, first.numbers) for atoms in images):
-        raise ValueError(f"{path} has frames of different atoms; valid: the same ones in the same order")
+        raise ValueError(f"{path} has frames of different atoms; must be the same ones in the same order")
     cells, rotations = zip(*[cell_and_rotation(atoms, d) for atoms in images], strict=True)
     if any((cell is None) != (cells[0] is None) for cell in cells):
-        raise ValueError(f"{path} has periodic frames and others; valid: all, or none")
+        raise ValueError(f"{path} has periodic frames and others; must be all or none")
 
     def turned(vectors: list[np.ndarray]) -> np.ndarray:
         return np.stack([a[:, :d] @ rotation for a, rotation in zip(vectors, rotations, strict=True)])

@@ -32,7 +32,7 @@ class GSDWriter(Writer):
 
     def _write(self, trajectory: Trajectory) -> None:
         if trajectory.cell is None:
-            raise ValueError("space = Free(); valid: a periodic space, the only kind that GSD holds")
+            raise ValueError("space = Free(); must be periodic: GSD holds no other")
         for k in range(len(trajectory)):
             self._file.append(_frame(trajectory, k))
         self._file.flush()
@@ -92,7 +92,7 @@ def read_gsd(path: str | os.PathLike, *, dimension: int | None = None) -> Trajec
     first = frames[0]
     counts = sorted({int(frame.particles.N) for frame in frames})
     if len(counts) > 1:
-        raise ValueError(f"{path} has frames of {counts} particles; valid: one number for all")
+        raise ValueError(f"{path} has frames of {counts} particles; must be as many in all")
     d = int(first.configuration.dimensions) if dimension is None else dimension
     cell = np.stack([_cell(frame.configuration.box, d) for frame in frames])
 

@@ -31,7 +31,7 @@ class Particles:
         """With every field given, as numpy arrays, for n particles; names are A, B, C ... where there are none."""
         bonds = _integers("bonds", self.bonds, None, np.zeros((0, 2), np.int32))
         if bonds.ndim != 2 or bonds.shape[1] != 2 or np.any((bonds < 0) | (bonds >= n)):
-            raise ValueError(f"bonds has shape {bonds.shape}; valid: [b, 2], of particles from 0 to {n - 1}")
+            raise ValueError(f"bonds has shape {bonds.shape}; must be [b, 2], of particles from 0 to {n - 1}")
         species, types = _named("species", self.species, "types", self.types, n)
         bond_species, bond_types = _named("bond_species", self.bond_species, "bond_types", self.bond_types, len(bonds))
         return Particles(
@@ -50,21 +50,21 @@ def _named(name: str, index: Any, of: str, names: tuple[str, ...] | None, n: int
     most = int(index.max(initial=0))
     names = tuple(string.ascii_uppercase[: most + 1] if n else ()) if names is None else tuple(names)
     if n and (index.min() < 0 or most >= len(names)):
-        raise ValueError(f"{name} goes from {index.min()} to {most} with {of} = {names}; valid: one name for each")
+        raise ValueError(f"{name} goes from {index.min()} to {most} with {of} = {names}; must be one name for each")
     return index, names
 
 
 def _integers(name: str, value: Any, shape: tuple[int, ...] | None, default: np.ndarray) -> np.ndarray:
     value = default if value is None else np.asarray(value)
     if not np.issubdtype(value.dtype, np.integer) or (shape is not None and value.shape != shape):
-        raise ValueError(f"{name} has type {value.dtype}{list(value.shape)}; valid: int {list(shape or ('b', 2))}")
+        raise ValueError(f"{name} has type {value.dtype}{list(value.shape)}; must be int {list(shape or ('b', 2))}")
     return value
 
 
 def _floats(name: str, value: Any, n: int) -> np.ndarray:
     value = np.asarray(1.0 if value is None else value)
     if value.shape not in ((), (n,)):
-        raise ValueError(f"{name} has shape {value.shape}; valid: one number, or [{n}]")
+        raise ValueError(f"{name} has shape {value.shape}; must be [] or [{n}]")
     return np.broadcast_to(value, (n,))
 
 
@@ -118,14 +118,14 @@ def frames(steps: Any, observations: Any, space: Space | None) -> Trajectory:
     """
     steps = np.asarray(steps)
     if steps.ndim != 1 or not np.issubdtype(steps.dtype, np.integer):
-        raise ValueError(f"steps has type {steps.dtype}{list(steps.shape)}; valid: int [m]")
+        raise ValueError(f"steps has type {steps.dtype}{list(steps.shape)}; must be int [m]")
     positions = _observed(observations, "positions")
     if positions is None or positions.ndim != 3 or len(positions) != len(steps) or positions.shape[2] not in (2, 3):
         came = "is missing" if positions is None else f"has shape {positions.shape}"
-        raise ValueError(f"positions {came}; valid: [{len(steps)}, n, 2] or [{len(steps)}, n, 3]")
+        raise ValueError(f"positions {came}; must be [{len(steps)}, n, 2] or [{len(steps)}, n, 3]")
     velocities = _observed(observations, "velocities")
     if velocities is not None and velocities.shape != positions.shape:
-        raise ValueError(f"velocities has shape {velocities.shape}; valid: that of the positions, {positions.shape}")
+        raise ValueError(f"velocities has shape {velocities.shape}; must be {positions.shape}, as positions")
     cell = _observed_cell(observations, space, len(steps), positions.shape[2])
     return Trajectory(steps, positions, velocities, cell, Particles())
 
@@ -151,13 +151,13 @@ def _observed_cell(observations: Any, space: Space | None, m: int, d: int) -> np
         cell = np.asarray(own.cell)
     if box is not None:
         if box.shape not in ((m,), (m, d)):
-            raise ValueError(f"box has shape {box.shape}; valid: [{m}] or [{m}, {d}], one for each frame")
+            raise ValueError(f"box has shape {box.shape}; must be [{m}] or [{m}, {d}], one per frame")
         return np.reshape(box, (m, 1, -1)) * np.eye(d, dtype=box.dtype)
     if cell is not None:
         if cell.shape != (m, d, d):
-            raise ValueError(f"cell has shape {cell.shape}; valid: [{m}, {d}, {d}], one for each frame")
+            raise ValueError(f"cell has shape {cell.shape}; must be [{m}, {d}, {d}], one per frame")
         return cell
     if space is None:
-        raise ValueError("neither the observations nor the writer have a space; valid: give `space` to one of them")
+        raise ValueError("neither the observations nor the writer have a space; give `space` to one of them")
     cell = cell_of(space, d)
     return None if cell is None else np.broadcast_to(cell, (m, d, d))

@@ -2,10 +2,11 @@
 
 import abc
 import os
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
+from dmdenv._core.fields import Choice
 from dmdenv.io.trajectory import Particles, Trajectory, frames
 from dmdenv.space import Space
 
@@ -38,8 +39,7 @@ class Writer(abc.ABC):
         particles: Particles | None = None,
         mode: Mode = "x",
     ):
-        if mode not in ("x", "w", "a"):
-            raise ValueError(f"mode = {mode!r}; valid: 'x', 'w', 'a'")
+        mode = Choice(get_args(Mode)).converted("mode", mode)
         self._space, self._given = space, particles if particles is not None else Particles()
         self._particles: Particles | None = None
         self._last_step = self._open(os.fspath(path), mode)
@@ -61,7 +61,7 @@ class Writer(abc.ABC):
             self._particles = self._checked(self._given.of(chunk.positions.shape[1]))
         elif len(self._particles.masses) != chunk.positions.shape[1]:
             raise ValueError(
-                f"positions has {chunk.positions.shape[1]} particles; valid: {len(self._particles.masses)}, as before"
+                f"positions has {chunk.positions.shape[1]} particles; must be {len(self._particles.masses)}, as before"
             )
         new = chunk.steps > self._last_step
         self._write(

@@ -2,15 +2,14 @@
 
 import abc
 import dataclasses
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
 import jax
 import jax.core
 import jax.numpy as jnp
-import numpy as np
 
-from dmdenv._core.pytree import Replaceable, pytree, static
-from dmdenv.integrators.base import Scalar, number
+from dmdenv._core.fields import Declared, Scalar, choice, number
+from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.integrators.state import check_reach, overflow, refreshed
 from dmdenv.minimizers import box as boxes
 from dmdenv.minimizers.box import Box
@@ -62,7 +61,7 @@ S = TypeVar("S", bound=State)
 
 
 @pytree
-class Minimizer(Replaceable, abc.ABC, Generic[S]):
+class Minimizer(Declared, abc.ABC, Generic[S]):
     """A way downhill in the energy of the positions, or in the enthalpy U + p V of positions and box.
 
     A minimiser is a pytree whose leaves are its dynamic parameters. Everything is pure and differentiable: a fixed
@@ -78,14 +77,13 @@ class Minimizer(Replaceable, abc.ABC, Generic[S]):
     """
 
     _: dataclasses.KW_ONLY
-    box: Box = static(default="fixed")
-    pressure: Scalar = 0.0
+    box: Box = choice("fixed", of=get_args(Box))
+    pressure: Scalar = number(0.0)
 
     def __post_init__(self):
-        boxes.check_mode(self.box)
-        object.__setattr__(self, "pressure", number("pressure", self.pressure))
-        if self.box == "fixed" and not isinstance(self.pressure, jax.core.Tracer) and np.any(self.pressure != 0):
-            raise ValueError(f"pressure = {self.pressure} on a fixed box; valid: 0, or box='isotropic', 'axes', 'cell'")
+        super().__post_init__()
+        if self.box == "fixed" and not isinstance(self.pressure, jax.core.Tracer) and self.pressure != 0:
+            raise ValueError(f"{type(self).__name__}.pressure = {self.pressure:g}; must be 0 for box = 'fixed'")
 
     @abc.abstractmethod
     def init(self, potential: Potential, space: Space, positions: jax.Array, *, pairs: Pairs = AllPairs()) -> S:

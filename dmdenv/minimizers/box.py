@@ -22,7 +22,7 @@ Reference: Tadmor, Smith, Bernstein and Kaxiras, Phys. Rev. B 59, 235 (1999), se
 gradient beside the positions; Pfrommer, Cote, Louie and Cohen, J. Comput. Phys. 131, 233 (1997), for the scaling.
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +30,6 @@ import jax.numpy as jnp
 from dmdenv.space import Periodic, Space, Triclinic
 
 Box = Literal["fixed", "isotropic", "axes", "cell"]
-
-
-def check_mode(box: Box) -> None:
-    """Refuse another word."""
-    if box not in get_args(Box):
-        raise ValueError(f"box = {box!r}; valid: {', '.join(map(repr, get_args(Box)))}")
 
 
 def prepared(box: Box, space: Space, dimension: int) -> Space:

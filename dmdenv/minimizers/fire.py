@@ -26,8 +26,8 @@ import operator
 import jax
 import jax.numpy as jnp
 
-from dmdenv._core.pytree import pytree, static
-from dmdenv.integrators.base import Scalar, number
+from dmdenv._core.fields import Scalar, number, whole
+from dmdenv._core.pytree import pytree
 from dmdenv.integrators.state import checked_positions
 from dmdenv.minimizers.base import Direction, Minimizer, State, limited, rest
 from dmdenv.neighbors import AllPairs, Pairs
@@ -65,24 +65,15 @@ class FIRE(Minimizer[FIREState]):
     """
 
     _: dataclasses.KW_ONLY
-    dt: Scalar
-    max_displacement: Scalar | None = None
-    increase: Scalar = 1.1
-    decrease: Scalar = 0.5
-    longest: Scalar = 10.0
-    shortest: Scalar = 0.02
-    mixing: Scalar = 0.25
-    mixing_decrease: Scalar = 0.99
-    delay: int = static(default=20)
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("dt", "max_displacement", "increase", "decrease", "longest", "shortest", "mixing_decrease"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, number(name, getattr(self, name), above=0.0))
-        object.__setattr__(self, "mixing", number("mixing", self.mixing, at_least=0.0))
-        if self.delay < 0:
-            raise ValueError(f"delay = {self.delay}; valid: 0 or more")
+    dt: Scalar = number(above=0)
+    max_displacement: Scalar | None = number(None, above=0, optional=True)
+    increase: Scalar = number(1.1, above=0)
+    decrease: Scalar = number(0.5, above=0)
+    longest: Scalar = number(10.0, above=0)
+    shortest: Scalar = number(0.02, above=0)
+    mixing: Scalar = number(0.25, at_least=0)
+    mixing_decrease: Scalar = number(0.99, above=0)
+    delay: int = whole(20, at_least=0)
 
     def init(self, potential: Potential, space: Space, positions: jax.Array, *, pairs: Pairs = AllPairs()) -> FIREState:
         positions = checked_positions(positions)

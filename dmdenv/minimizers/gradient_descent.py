@@ -9,8 +9,8 @@ import dataclasses
 
 import jax
 
+from dmdenv._core.fields import Scalar, number
 from dmdenv._core.pytree import pytree
-from dmdenv.integrators.base import Scalar, number
 from dmdenv.integrators.state import checked_positions
 from dmdenv.minimizers.base import Minimizer, State, limited
 from dmdenv.neighbors import AllPairs, Pairs
@@ -32,15 +32,8 @@ class GradientDescent(Minimizer[State]):
     """
 
     _: dataclasses.KW_ONLY
-    step_size: Scalar
-    max_displacement: Scalar | None = None
-
-    def __post_init__(self):
-        super().__post_init__()
-        object.__setattr__(self, "step_size", number("step_size", self.step_size, above=0.0))
-        if self.max_displacement is not None:
-            limit = number("max_displacement", self.max_displacement, above=0.0)
-            object.__setattr__(self, "max_displacement", limit)
+    step_size: Scalar = number(above=0)
+    max_displacement: Scalar | None = number(None, above=0, optional=True)
 
     def init(self, potential: Potential, space: Space, positions: jax.Array, *, pairs: Pairs = AllPairs()) -> State:
         return self._started(State, potential, space, checked_positions(positions), pairs)

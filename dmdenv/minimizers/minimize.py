@@ -6,8 +6,8 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
+from dmdenv._core.fields import Number, Whole
 from dmdenv._core.pytree import Replaceable, pytree
-from dmdenv.integrators.base import number
 from dmdenv.minimizers.base import Minimizer, State
 from dmdenv.potentials import Potential
 
@@ -52,12 +52,12 @@ def minimize(
     Raises:
         ValueError: for a concrete tolerance or number of steps that is negative.
     """
-    tolerance = number("tolerance", tolerance, at_least=0.0)
+    tolerance = Number(at_least=0).converted("tolerance", tolerance)
     if pressure_tolerance is None:
         pressure_tolerance = tolerance
-    pressure_tolerance = number("pressure_tolerance", pressure_tolerance, at_least=0.0)
-    if not isinstance(max_steps, jax.core.Tracer) and max_steps < 0:
-        raise ValueError(f"max_steps = {max_steps}; valid: 0 or more")
+    pressure_tolerance = Number(at_least=0).converted("pressure_tolerance", pressure_tolerance)
+    if not isinstance(max_steps, jax.core.Tracer):
+        max_steps = Whole(at_least=0).converted("max_steps", max_steps)
     return _minimize(minimizer, potential, state, tolerance, pressure_tolerance, max_steps)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dmdenv._core.fields import Whole
 from dmdenv.neighbors.lists import Pairs
 from dmdenv.neighbors.particles_last import over_particles, split, take
 from dmdenv.space import Space, squared_distance
@@ -32,8 +33,7 @@ def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int, *, present
     Raises:
         ValueError: for k below 1.
     """
-    if k < 1:
-        raise ValueError(f"k = {k}; valid: 1 or more")
+    k = Whole(at_least=1).converted("k", k)
     space, positions = lax.stop_gradient((space, jnp.asarray(positions)))
     n = positions.shape[0]
     own = lax.iota(jnp.int32, n)

@@ -79,7 +79,7 @@ def neighbor_sum(
     traced, out = jax.make_jaxpr(kernel, return_shape=True)(one, one)
     for aval in traced.out_avals:
         if not jnp.issubdtype(aval.dtype, jnp.number):
-            raise TypeError(f"kernel returned {aval.dtype}; valid: numbers (count with jnp.where(condition, 1, 0))")
+            raise TypeError(f"kernel returned {aval.dtype}; must be numbers (count with jnp.where(condition, 1, 0))")
     parities = _parities(parity, out)
     shared = traced.consts  # whatever the kernel closes over, traced values among it
     body = functools.partial(jax.core.eval_jaxpr, traced.jaxpr)
@@ -96,21 +96,19 @@ def neighbor_sum(
 
 def _check_particle_count(leaves: Sequence[jax.Array], pairs: Pairs) -> None:
     if not leaves:
-        raise ValueError("features has no leaves; valid: a pytree of arrays [n, ...]")
+        raise ValueError("features has no leaves; must be a pytree of arrays [n, ...]")
     shapes = [leaf.shape for leaf in leaves]
     if any(not shape for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
-        raise ValueError(f"features has leaves of shape {shapes}; valid: arrays [n, ...] with one common n")
+        raise ValueError(f"features has leaves of shape {shapes}; must be arrays [n, ...] with one common n")
     n = shapes[0][0]
     if pairs.count is not None and pairs.count != n:
-        raise ValueError(
-            f"features has {n} particles; valid: {pairs.count}, as many as the neighbour list was built for"
-        )
+        raise ValueError(f"features has {n} particles; must be {pairs.count}, as many as the neighbour list has")
 
 
 def _parities(parity: PyTree, out: PyTree) -> tuple[int, ...]:
     values = jax.tree.leaves(jax.tree.map(lambda p, sub: jax.tree.map(lambda _: p, sub), parity, out))
     if any(p not in (-1, 0, 1) for p in values):
-        raise ValueError(f"parity = {parity!r}; valid: -1, 0 or 1, for all outputs of the kernel or for each")
+        raise ValueError(f"parity = {parity!r}; must be -1, 0 or 1, for all outputs of the kernel or for each")
     return tuple(values)
 
 

@@ -1,18 +1,18 @@
 """Terms of a fixed topology: a function of a bond's length, of an angle or of a dihedral, lifted to all particles."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from dmdenv._core.fields import Number
 from dmdenv._core.pytree import pytree, static
 from dmdenv.neighbors import Pairs
 from dmdenv.potentials.base import Potential
-from dmdenv.potentials.parameters import check_numbers
 from dmdenv.potentials.topology import Topology, topology
 from dmdenv.space import Space
 
@@ -70,11 +70,14 @@ def make(
 ) -> Bonded:
     """A `Bonded` of checked topology and parameters; `above` has bounds of some of these."""
     terms = topology(name, particles, roles)
-    own = {key: as_term_parameter(key, value, terms.count, (above or {}).get(key)) for key, value in parameters.items()}
+    own = {
+        key: as_term_parameter(key, value, terms.count, (above or {}).get(key, -math.inf))
+        for key, value in parameters.items()
+    }
     return Bonded(function=function, coordinate=coordinate, topology=terms, parameters=own)
 
 
-def as_term_parameter(name: str, value: TermParameter, terms: int, above: float | None = None) -> TermParameter:
+def as_term_parameter(name: str, value: TermParameter, terms: int, above: float = -math.inf) -> TermParameter:
     """The parameter as arrays of the default precision.
 
     Raises:
@@ -83,9 +86,6 @@ def as_term_parameter(name: str, value: TermParameter, terms: int, above: float 
     """
     if isinstance(value, tuple | list):
         return tuple(as_term_parameter(name, part, terms, above) for part in value)
-    if jnp.shape(value) not in ((), (terms,)):
-        raise ValueError(f"{name} has shape {jnp.shape(value)}; valid: a number, or [{terms}], one for each term")
-    if isinstance(value, jax.core.Tracer):
-        return value
-    check_numbers(name, np.asarray(value), above)
-    return jnp.asarray(value, jnp.result_type(float))
+    if np.shape(value) not in ((), (terms,)):
+        raise ValueError(f"{name} has shape {np.shape(value)}; must be a number or [{terms}], one per term")
+    return Number(above=above, axes=1).converted(name, value)

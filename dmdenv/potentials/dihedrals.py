@@ -51,7 +51,7 @@ def cosine_dihedrals(
     """
     phases = tuple(phases) if phases is not None else (0.0,) * len(coefficients)
     if len(phases) != len(coefficients):
-        raise ValueError(f"phases has length {len(phases)}; valid: {len(coefficients)}, as many as coefficients")
+        raise ValueError(f"phases has length {len(phases)}; must be {len(coefficients)}, as coefficients")
     parameters = {"coefficients": tuple(coefficients), "phases": phases}
     return make(_cosine_series, cosine_and_sine, "dihedrals", dihedrals, 4, parameters)
 
@@ -109,7 +109,7 @@ def cosine_and_sine(
 def _normals(space: Space, a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Cosine and sine of the dihedral, both times the lengths of the normals of its planes and of its middle bond."""
     if a.shape != (3,):
-        raise ValueError(f"positions has {a.shape[0]} coordinates a particle; valid: 3 for dihedrals")
+        raise ValueError(f"positions has {a.shape[0]} coordinates per particle; must be 3 for dihedrals")
     u, v, w = space.displacement(b, a), space.displacement(c, b), space.displacement(d, c)
     n = jnp.cross(v, w)
     return jnp.sum(jnp.cross(u, v) * n), norm(v) * jnp.sum(u * n)
@@ -141,4 +141,4 @@ def _ryckaert_bellemans(phi: tuple[jax.Array, jax.Array], *, coefficients: tuple
 
 def _check_length(coefficients: Sequence[TermParameter], length: int, names: str) -> None:
     if len(coefficients) != length:
-        raise ValueError(f"coefficients has length {len(coefficients)}; valid: {length}, {names}")
+        raise ValueError(f"coefficients has length {len(coefficients)}; must be {length}, {names}")

@@ -7,14 +7,14 @@ import dataclasses
 from collections.abc import Callable
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.fields import Number
 from dmdenv._core.pytree import pytree, static
 from dmdenv.neighbors import Pairs
 from dmdenv.potentials.base import Potential
-from dmdenv.potentials.parameters import PerParticle, check_numbers
+from dmdenv.potentials.parameters import PerParticle
 from dmdenv.space import Space
 
 FieldParameter = jax.Array | PerParticle
@@ -41,7 +41,7 @@ class External(Potential):
         shared = {name: p for name, p in self.parameters.items() if name not in own}
         for name, values in own.items():
             if len(values) != len(positions):
-                raise ValueError(f"{name} has {len(values)} values; valid: {len(positions)}, one for each particle")
+                raise ValueError(f"{name} has {len(values)} values; must be {len(positions)}, one per particle")
         return jax.vmap(lambda r, own: self.function(space, r, **shared, **own))(positions, own)
 
     def virial(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
@@ -81,7 +81,7 @@ def harmonic_trap(
         ValueError: for a stiffness or a centre that is not finite or of another shape.
     """
     if not isinstance(stiffness, PerParticle) and jnp.ndim(stiffness):
-        raise ValueError(f"stiffness has shape {jnp.shape(stiffness)}; valid: a number or PerParticle(...)")
+        raise ValueError(f"stiffness has shape {jnp.shape(stiffness)}; must be a number or PerParticle")
     return _make(_harmonic, stiffness=stiffness, center=_vector("center", center))
 
 
@@ -104,12 +104,7 @@ def _make(function: Callable[..., jax.Array], **parameters: FieldParameterLike) 
 
 
 def _as_field(name: str, value: FieldParameterLike) -> FieldParameter:
-    numbers = value.values if isinstance(value, PerParticle) else value
-    if not isinstance(numbers, jax.core.Tracer):
-        check_numbers(name, np.asarray(numbers), None)
-    if isinstance(value, PerParticle | jax.core.Tracer):
-        return value
-    return jnp.asarray(value, jnp.result_type(float))
+    return value if isinstance(value, PerParticle) else Number(axes=None).converted(name, value)
 
 
 def _vector(name: str, value: float | np.ndarray | FieldParameter) -> float | np.ndarray | FieldParameter:
@@ -117,7 +112,7 @@ def _vector(name: str, value: float | np.ndarray | FieldParameter) -> float | np
     if isinstance(value, PerParticle) or jnp.ndim(value) < 2:
         return value
     if jnp.ndim(value) > 2:
-        raise ValueError(f"{name} has shape {jnp.shape(value)}; valid: a number, [d] or [n, d]")
+        raise ValueError(f"{name} has shape {jnp.shape(value)}; must be a number, [d] or [n, d]")
     return PerParticle(jnp.asarray(value))
 
 

@@ -19,6 +19,7 @@ Brooks et al., J. Comput. Chem. 4, 187 (1983), eq. 20.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -27,6 +28,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.fields import Choice
 from dmdenv._core.pytree import pytree, static
 from dmdenv.neighbors import NeighborList, Pairs, neighbor_sum
 from dmdenv.potentials.base import Potential
@@ -169,22 +171,22 @@ def make(
     **parameters: ParameterLike,
 ) -> PairPotential:
     """`pair_potential` for a function of the squared distance: `function(s, **parameters)`."""
-    if truncation not in get_args(Truncation):
-        raise ValueError(f"truncation = {truncation!r}; valid: {', '.join(map(repr, get_args(Truncation)))}")
+    truncation = Choice(get_args(Truncation)).converted("truncation", truncation)
     if (onset is not None) != (truncation == "switched"):
-        raise ValueError(f"onset = {onset!r} with truncation = {truncation!r}; valid: an onset if and only if switched")
-    if cutoff_unit is not None and cutoff_unit not in parameters:
-        raise ValueError(f"cutoff_unit = {cutoff_unit!r}; valid: None, {', '.join(map(repr, parameters))}")
+        valid = "a number" if truncation == "switched" else "None"
+        raise ValueError(f"onset = {onset!r}; must be {valid} for truncation = {truncation!r}")
+    if cutoff_unit is not None:
+        Choice(tuple(parameters)).converted("cutoff_unit", cutoff_unit)
     endless = isinstance(cutoff, float) and cutoff == np.inf
     if endless and truncation != "truncated":
-        raise ValueError(f"truncation = {truncation!r} without a cutoff; valid: 'truncated'")
+        raise ValueError(f"truncation = {truncation!r}; must be 'truncated' without a cutoff")
     ends = jnp.asarray(cutoff) if endless else as_parameter("cutoff", cutoff, above=0.0)
     begins = None if onset is None else as_parameter("onset", onset)
     known = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((begins, ends)))
     if begins is not None and known and not 0 <= float(largest(begins)) < float(largest(ends)):
-        raise ValueError(f"onset = {onset!r}; valid: from 0 to below the cutoff {cutoff!r}")
+        raise ValueError(f"onset = {onset!r}; must be >= 0 and below the cutoff, {cutoff!r}")
     own = {
-        name: as_parameter(name, value, above=0.0 if name == cutoff_unit else None)
+        name: as_parameter(name, value, above=0.0 if name == cutoff_unit else -math.inf)
         for name, value in parameters.items()
     }
     return PairPotential(

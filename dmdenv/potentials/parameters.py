@@ -3,6 +3,8 @@
 Wherever a pair potential takes a parameter it takes any of the three. All are dynamic and differentiable.
 """
 
+import abc
+import math
 from typing import Literal
 
 import jax
@@ -10,11 +12,35 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.pytree import Replaceable, pytree, static
+from dmdenv._core.fields import Declared, Number, choice, number, shown
+from dmdenv._core.pytree import pytree
+
+
+class PairParameter(Declared, abc.ABC):
+    """A parameter that differs from pair to pair, computed from what its two particles carry."""
+
+    @property
+    @abc.abstractmethod
+    def features(self) -> jax.Array:
+        """What each particle carries, `[n, ...]`."""
+
+    @abc.abstractmethod
+    def of_pair(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        """The parameter of a pair from the features of its particles, `[]`."""
+
+    @property
+    @abc.abstractmethod
+    def numbers(self) -> jax.Array:
+        """The numbers it is made of."""
+
+    @property
+    def largest(self) -> jax.Array:
+        """The largest value of any pair, float []."""
+        return jnp.max(self.numbers)
 
 
 @pytree
-class BySpecies(Replaceable):
+class BySpecies(PairParameter):
     """A parameter by the species of the two particles, `p_ij = M[s_i, s_j]`.
 
     Args:
@@ -22,25 +48,15 @@ class BySpecies(Replaceable):
         species: int `[n]`, from 0 to k - 1.
 
     Raises:
-        ValueError: for a concrete matrix that is not square and symmetric, or species that it does not have.
+        ValueError: for a concrete matrix that is not finite, square and symmetric, or species that it does not have.
     """
 
     matrix: jax.Array
     species: jax.Array
 
     def __post_init__(self):
-        if not isinstance(self.matrix, jax.core.Tracer):
-            matrix = np.asarray(self.matrix)
-            if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not np.allclose(matrix, matrix.T):
-                raise ValueError(f"matrix = {matrix.tolist()}; valid: a symmetric matrix [k, k]")
-            object.__setattr__(self, "matrix", jnp.asarray(self.matrix, jnp.result_type(float)))
-        if not isinstance(self.species, jax.core.Tracer):
-            species, k = np.asarray(self.species), len(self.matrix)
-            if species.ndim != 1 or not np.issubdtype(species.dtype, np.integer):
-                raise ValueError(f"species has type {species.dtype}{list(species.shape)}; valid: int [n]")
-            if species.size and (species.min() < 0 or species.max() >= k):
-                raise ValueError(f"species from {species.min()} to {species.max()}; valid: from 0 to {k - 1}")
-            object.__setattr__(self, "species", jnp.asarray(self.species, jnp.int32))
+        object.__setattr__(self, "matrix", _checked_matrix(self.matrix))
+        object.__setattr__(self, "species", _checked_species(self.species, len(self.matrix)))
 
     @property
     def features(self) -> jax.Array:
@@ -48,18 +64,16 @@ class BySpecies(Replaceable):
         return jax.nn.one_hot(self.species, len(self.matrix), dtype=self.matrix.dtype)
 
     def of_pair(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """The parameter of a pair from the features of its particles."""
         # a sum and not a matrix product, which an accelerator may round
         return jnp.sum(a[:, None] * (0.5 * (self.matrix + self.matrix.T)) * b[None, :])
 
     @property
-    def largest(self) -> jax.Array:
-        """The largest value of any pair, float []."""
-        return jnp.max(self.matrix)
+    def numbers(self) -> jax.Array:
+        return self.matrix
 
 
 @pytree
-class PerParticle(Replaceable):
+class PerParticle(PairParameter):
     """A parameter of each particle, mixed for a pair.
 
     Args:
@@ -68,19 +82,16 @@ class PerParticle(Replaceable):
             (strengths; Berthelot), for values above 0.
 
     Raises:
-        ValueError: for a single number, or another rule.
+        ValueError: for a single number, concrete values that are not finite, or another rule.
     """
 
-    values: jax.Array
-    mix: Literal["arithmetic", "geometric"] = static(default="arithmetic")
+    values: jax.Array = number(batched=True)
+    mix: Literal["arithmetic", "geometric"] = choice("arithmetic", of=("arithmetic", "geometric"))
 
     def __post_init__(self):
-        if self.mix not in ("arithmetic", "geometric"):
-            raise ValueError(f"mix = {self.mix!r}; valid: 'arithmetic', 'geometric'")
-        if not jnp.ndim(self.values):
-            raise ValueError(f"values = {self.values!r}; valid: [n], one for each particle")
-        if not isinstance(self.values, jax.core.Tracer):
-            object.__setattr__(self, "values", jnp.asarray(self.values, jnp.result_type(float)))
+        super().__post_init__()
+        if not self.values.ndim:
+            raise ValueError("PerParticle.values has shape (); must be [n], one per particle")
 
     @property
     def features(self) -> jax.Array:
@@ -88,61 +99,65 @@ class PerParticle(Replaceable):
         return self.values
 
     def of_pair(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """The parameter of a pair from the features of its particles."""
         return 0.5 * (a + b) if self.mix == "arithmetic" else jnp.sqrt(a * b)
 
     @property
-    def largest(self) -> jax.Array:
-        """The largest value of any pair, float []."""
-        return jnp.max(self.values)
+    def numbers(self) -> jax.Array:
+        return self.values
 
 
-Parameter = jax.Array | BySpecies | PerParticle
+Parameter = jax.Array | PairParameter
 ParameterLike = float | Parameter
 
 
-def as_parameter(name: str, value: ParameterLike, *, above: float | None = None) -> Parameter:
+def as_parameter(name: str, value: ParameterLike, *, above: float = -math.inf) -> Parameter:
     """The parameter as arrays of the default precision.
 
     Raises:
         ValueError: for an array that is not a single number, or a `PerParticle` that is not `[n]`; for concrete values
             that are not finite, or not above `above`.
     """
-    if not isinstance(value, BySpecies | PerParticle):
-        if jnp.ndim(value):
-            raise ValueError(f"{name} has shape {jnp.shape(value)}; valid: a number, BySpecies or PerParticle")
-        value = value if isinstance(value, jax.core.Tracer) else jnp.asarray(value, jnp.result_type(float))
-    elif isinstance(value, PerParticle) and jnp.ndim(value.values) != 1:
-        raise ValueError(f"{name} has values of shape {jnp.shape(value.values)}; valid: [n] for a pair")
-    numbers = {BySpecies: "matrix", PerParticle: "values"}.get(type(value))
-    concrete = getattr(value, numbers) if numbers else value
-    if not isinstance(concrete, jax.core.Tracer):
-        found = np.asarray(concrete)
-        check_numbers(name, found, above)
-    return value
-
-
-def check_numbers(name: str, found: np.ndarray, above: float | None) -> None:
-    """Raise ValueError for numbers that are not finite, or not above `above`."""
-    if not np.all(np.isfinite(found)) or (above is not None and not np.all(found > above)):
-        raise ValueError(
-            f"{name} = {found.tolist()}; valid: finite numbers{'' if above is None else f' above {above:g}'}"
-        )
+    if isinstance(value, PairParameter):
+        if isinstance(value, PerParticle) and value.values.ndim != 1:
+            raise ValueError(f"{name} has values of shape {value.values.shape}; must be [n] for a pair")
+        Number(above=above, axes=None).converted(name, value.numbers)
+        return value
+    if jnp.ndim(value):
+        raise ValueError(f"{name} has shape {jnp.shape(value)}; must be a number, BySpecies or PerParticle")
+    return Number(above=above).converted(name, value)
 
 
 def features(parameters: dict[str, Parameter]) -> dict[str, jax.Array]:
     """What each particle has to know of its parameters, leaves `[n, ...]`."""
-    return {name: p.features for name, p in parameters.items() if isinstance(p, BySpecies | PerParticle)}
+    return {name: p.features for name, p in parameters.items() if isinstance(p, PairParameter)}
 
 
 def of_pair(parameters: dict[str, Parameter], a: dict[str, jax.Array], b: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The parameters of one pair from the features of its two particles, each `[]`."""
-    return {
-        name: p.of_pair(a[name], b[name]) if isinstance(p, BySpecies | PerParticle) else p
-        for name, p in parameters.items()
-    }
+    return {name: p.of_pair(a[name], b[name]) if isinstance(p, PairParameter) else p for name, p in parameters.items()}
 
 
 def largest(parameter: Parameter) -> jax.Array:
     """The largest value of any pair, float []."""
-    return parameter.largest if isinstance(parameter, BySpecies | PerParticle) else parameter
+    return parameter.largest if isinstance(parameter, PairParameter) else parameter
+
+
+def _checked_matrix(matrix: jax.Array) -> jax.Array:
+    """The matrix in the default precision, refused unless it is symmetric."""
+    found = Number(axes=None).converted("BySpecies.matrix", matrix)
+    square = found.ndim == 2 and found.shape[0] == found.shape[1]
+    if not square or not (isinstance(found, jax.core.Tracer) or np.allclose(found, found.T)):
+        raise ValueError(f"BySpecies.matrix = {shown(matrix)}; must be a symmetric matrix [k, k]")
+    return found
+
+
+def _checked_species(species: jax.Array, kinds: int) -> jax.Array:
+    """The species as int32, refused where the matrix does not have them."""
+    if isinstance(species, jax.core.Tracer):
+        return species
+    found = np.asarray(species)
+    if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer):
+        raise ValueError(f"BySpecies.species has type {found.dtype}{list(found.shape)}; must be int [n]")
+    if found.size and (found.min() < 0 or found.max() >= kinds):
+        raise ValueError(f"BySpecies.species = {found.tolist()}; must be >= 0 and < {kinds}")
+    return jnp.asarray(found, jnp.int32)

@@ -38,7 +38,7 @@ class Topology:
         """
         n, known = values.shape[0], self.places.shape[1]
         if n < known:
-            raise ValueError(f"positions has {n} particles; valid: {known} or more, as many as the topology joins")
+            raise ValueError(f"positions has {n} particles; must be >= {known}, as many as the topology joins")
         y = gather_p.bind(jnp.moveaxis(values, 0, -1), *self._maps(n), collect=False)
         return y.reshape(*y.shape[:-1], *self.particles.shape)
 
@@ -65,23 +65,23 @@ def topology(name: str, particles: ArrayLike, roles: int) -> Topology:
         TypeError: traced particles.
     """
     if isinstance(particles, jax.core.Tracer):
-        raise TypeError(f"{name} is traced; valid: numbers that are known outside of jit")
+        raise TypeError(f"{name} is traced; must be known outside of jit")
     found = np.asarray(particles)
     if found.size == 0:
         found = np.zeros((0, roles), int)
     if found.ndim != 2 or found.shape[1] != roles or not np.issubdtype(found.dtype, np.integer):
-        raise ValueError(f"{name} has type {found.dtype}{list(found.shape)}; valid: int [m, {roles}]")
+        raise ValueError(f"{name} has type {found.dtype}{list(found.shape)}; must be int [m, {roles}]")
     if found.min(initial=0) < 0:
-        raise ValueError(f"{name} holds particle {found.min()}; valid: from 0")
+        raise ValueError(f"{name} holds particle {found.min()}; must be >= 0")
     in_order = np.sort(found, axis=1)
     repeated = np.any(in_order[:, 1:] == in_order[:, :-1], axis=1)
     if repeated.any():
-        raise ValueError(f"{name} holds {found[repeated][0].tolist()}; valid: particles that differ from each other")
+        raise ValueError(f"{name} holds {found[repeated][0].tolist()}; must be particles that differ from each other")
     forwards = found[:, :1] < found[:, -1:]
     terms, counts = np.unique(np.where(forwards, found, found[:, ::-1]), axis=0, return_counts=True)
     if np.any(counts > 1):
         raise ValueError(
-            f"{name} holds {terms[counts > 1][0].tolist()} {counts.max()} times; valid: once, in one order"
+            f"{name} holds {terms[counts > 1][0].tolist()} {counts.max()} times; must be there once, in one order"
         )
     return Topology(jnp.asarray(found.T, jnp.int32), jnp.asarray(_places(found.T.reshape(-1)), jnp.int32))
 

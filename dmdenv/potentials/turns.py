@@ -37,7 +37,7 @@ def cosine_turns(angles: ArrayLike, *, stiffness: TermParameter = 1.0, turn: Ter
 def turn_vector(space: Space, a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`(cos phi, sin phi)` of the turn at b from a to c, positions `[2]`; zeros where one of them coincides with b."""
     if a.shape[-1] != 2:
-        raise ValueError(f"turns of positions with {a.shape[-1]} components; valid: 2, since only a plane has sides")
+        raise ValueError(f"positions has {a.shape[-1]} coordinates per particle; must be 2, for a left and a right")
     u, v = space.displacement(b, a), space.displacement(c, b)
     scale = norm(u) * norm(v)
     apart = scale > 0

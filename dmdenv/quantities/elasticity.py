@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.sparse.linalg import cg
 
+from dmdenv._core.fields import Real
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.neighbors import Pairs
 from dmdenv.potentials.base import Potential
@@ -88,8 +89,7 @@ def elasticity(
     """
     if isinstance(space, Free):
         raise ValueError(f"space = {space}; valid: a periodic space, which has a volume")
-    if not tolerance > 0:
-        raise ValueError(f"tolerance = {tolerance}; valid: above 0")
+    tolerance = Real(above=0).converted("tolerance", tolerance)
     n, d = positions.shape
     volume, identity = space.volume(d), jnp.eye(d, dtype=positions.dtype)
 

@@ -39,7 +39,7 @@ def check_onset(cutoff: jax.Array | float, onset: jax.Array | float | None) -> N
     if onset is None or isinstance(onset, jax.core.Tracer) or isinstance(cutoff, jax.core.Tracer):
         return
     if not 0 <= float(onset) < float(cutoff):
-        raise ValueError(f"onset = {onset!r}; valid: from 0 to below the cutoff {cutoff!r}")
+        raise ValueError(f"onset = {onset!r}; must be >= 0 and below the cutoff, {cutoff!r}")
 
 
 def check_reach(name: str, reach: jax.Array | float, space: Space, positions: jax.Array, pairs: Pairs) -> None:

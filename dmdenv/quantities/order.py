@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dmdenv._core.fields import Whole
 from dmdenv.neighbors import Pairs, neighbor_sum
 from dmdenv.quantities.neighborhood import check_onset, check_reach, mean, neighbor_weight
 from dmdenv.space import Space, norm, unit
@@ -48,9 +49,8 @@ def bond_order(
     Reference: Nelson and Halperin, section II.
     """
     if positions.ndim != 2 or positions.shape[1] != 2:
-        raise ValueError(f"positions has shape {positions.shape}; valid: [n, 2]")
-    if not k >= 1:
-        raise ValueError(f"k = {k}; valid: 1 or more")
+        raise ValueError(f"positions has shape {positions.shape}; must be [n, 2]")
+    k = Whole(at_least=1).converted("k", k)
     check_onset(cutoff, onset)
     check_reach("cutoff", cutoff, space, positions, pairs)
 
@@ -132,9 +132,8 @@ def polar_order(directions: jax.Array) -> jax.Array:
 def _steinhardt_vectors(space: Space, positions: jax.Array, pairs: Pairs, *, l: int, cutoff, onset) -> jax.Array:
     """q_lm times sqrt(4 pi / (2 l + 1)), `[n, 2 l + 1]`, for real harmonics."""
     if positions.ndim != 2 or positions.shape[1] != 3:
-        raise ValueError(f"positions has shape {positions.shape}; valid: [n, 3]")
-    if not l >= 0:
-        raise ValueError(f"l = {l}; valid: 0 or more")
+        raise ValueError(f"positions has shape {positions.shape}; must be [n, 3]")
+    l = Whole(at_least=0).converted("l", l)
     check_onset(cutoff, onset)
     check_reach("cutoff", cutoff, space, positions, pairs)
 

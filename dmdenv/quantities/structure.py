@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import erf
 
+from dmdenv._core.fields import Whole
 from dmdenv.neighbors import Pairs, neighbor_sum
 from dmdenv.quantities.neighborhood import check_reach, mean
 from dmdenv.space import Free, Space, norm
@@ -121,7 +122,7 @@ def wave_integers(space: Space, dimension: int, *, largest: float) -> np.ndarray
     order = order[length[order] <= largest]
     if not len(order):
         shortest = np.min(np.linalg.norm(reciprocal, axis=1))
-        raise ValueError(f"largest = {largest}; valid: at least that of the shortest wave vectors, about {shortest:g}")
+        raise ValueError(f"largest = {largest}; must be at least that of the shortest wave vectors, about {shortest:g}")
     return grid[order]
 
 
@@ -158,9 +159,8 @@ def structure_factor(
     _check_periodic(space)
     integers = jnp.asarray(integers)
     if integers.ndim != 2 or integers.shape[1] != positions.shape[1]:
-        raise ValueError(f"integers has shape {integers.shape}; valid: [m, {positions.shape[1]}]")
-    if chunk < 1:
-        raise ValueError(f"chunk = {chunk}; valid: 1 or more")
+        raise ValueError(f"integers has shape {integers.shape}; must be [m, {positions.shape[1]}]")
+    chunk = Whole(at_least=1).converted("chunk", chunk)
     fractional = space.fractional(positions)  # pyright: ignore[reportAttributeAccessIssue]
     fractional = fractional - lax.stop_gradient(jnp.round(fractional))
 
@@ -206,12 +206,12 @@ def _share_of_bins(r: jax.Array, edges: jax.Array, broadening: jax.Array | float
 
 def _check_edges(edges: jax.Array) -> None:
     if jnp.ndim(edges) != 1 or len(edges) < 2:
-        raise ValueError(f"edges has shape {jnp.shape(edges)}; valid: [bins + 1]")
+        raise ValueError(f"edges has shape {jnp.shape(edges)}; must be [bins + 1]")
     if isinstance(edges, jax.core.Tracer):
         return
     concrete = np.asarray(edges)
     if not (concrete[0] >= 0 and np.all(np.diff(concrete) > 0)):
-        raise ValueError(f"edges = {concrete.tolist()}; valid: increasing, from 0 or more")
+        raise ValueError(f"edges = {concrete.tolist()}; must increase from 0 or more")
 
 
 def _check_periodic(space: Space) -> None:

@@ -46,7 +46,7 @@ def _about_means(reference: jax.Array, positions: jax.Array) -> tuple[jax.Array,
     """Both about their means, and the mean of the positions."""
     if reference.shape != positions.shape or reference.ndim < 2 or reference.shape[-1] != 2:
         raise ValueError(
-            f"reference has shape {reference.shape} and positions {positions.shape}; valid: the same [..., n, 2]"
+            f"reference has shape {reference.shape} and positions {positions.shape}; must be the same [..., n, 2]"
         )
     centre = jnp.mean(positions, axis=-2, keepdims=True)
     return reference - jnp.mean(reference, axis=-2, keepdims=True), positions - centre, centre

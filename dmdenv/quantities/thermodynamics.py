@@ -37,7 +37,7 @@ def temperature(velocities: jax.Array, masses: jax.Array | float = 1.0, *, const
     """
     freedom = velocities.size - constraints
     if not 0 < freedom <= velocities.size:
-        raise ValueError(f"constraints = {constraints}; valid: from 0 to below the {velocities.size} velocities")
+        raise ValueError(f"constraints = {constraints}; must be >= 0 and below the {velocities.size} components")
     return 2.0 * kinetic_energy(velocities, masses) / freedom
 
 

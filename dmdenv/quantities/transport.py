@@ -83,4 +83,4 @@ def _origins(steps: int, dtype) -> jax.Array:
 
 def _check_trajectory(trajectory: jax.Array) -> None:
     if trajectory.ndim != 3 or not trajectory.shape[0]:
-        raise ValueError(f"trajectory has shape {trajectory.shape}; valid: [t, n, d] with t of 1 or more")
+        raise ValueError(f"trajectory has shape {trajectory.shape}; must be [t, n, d] with t >= 1")

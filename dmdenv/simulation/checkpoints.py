@@ -85,7 +85,7 @@ def _read(folder: Path, step: int, name: str, restore: Any) -> Any:
         saved = sorted(manager.all_steps())
         if step not in saved:
             raise ValueError(
-                f"there is no checkpoint {step} in {folder}; valid: {', '.join(map(str, saved)) or 'none'}"
+                f"there is no checkpoint {step} in {folder}; must be one of {', '.join(map(str, saved)) or 'none'}"
             )
         return manager.restore(step, args=ocp.args.Composite(**{name: restore}))[name]
 

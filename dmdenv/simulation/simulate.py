@@ -23,6 +23,7 @@ import numpy as np
 from jax import lax
 from jax.tree_util import Partial
 
+from dmdenv._core.fields import Whole
 from dmdenv.neighbors import ListOverflow, capacities, grow, overflowed, with_capacities
 from dmdenv.simulation.checkpoints import restore_checkpoint, restore_item, save_checkpoint, saved_steps
 from dmdenv.simulation.interruption import Interruption
@@ -116,18 +117,18 @@ def simulate(
         FloatingPointError: when a number in the state is no longer finite; the message says which and at which step.
         Interrupted: when asked to stop.
     """
-    for name, value, least in (("steps", steps, 0), ("every", every, 1)):
-        if value < least:
-            raise ValueError(f"{name} = {value}; valid: a whole number from {least}")
+    steps, every = Whole(at_least=0).converted("steps", steps), Whole(at_least=1).converted("every", every)
     chunk = every * max(1, round(CHUNK / every)) if chunk is None else chunk
     if chunk < 1 or chunk % every:
-        raise ValueError(f"chunk = {chunk}; valid: a multiple of every = {every}")
+        raise ValueError(f"chunk = {chunk}; must be a multiple of every = {every}")
     if overflowed(state):
-        raise ListOverflow("a neighbour list of the state has overflowed before the first step; valid: more slack")
+        raise ListOverflow(
+            "a neighbour list of the state has overflowed before the first step; allocate it with more slack"
+        )
     folder = None if folder is None else Path(folder)
     done, state = _last(folder, state)
     if done > steps:
-        raise ValueError(f"steps = {steps}; valid: from {done}, which {folder} has already")
+        raise ValueError(f"steps = {steps}; must be >= {done}, the steps that {folder} holds")
     run = _Chunks(step, observe, chunk if observe is None else every, chunk)
     saved, saved_at = None, time.monotonic()
     try:
@@ -193,14 +194,14 @@ class _Chunks:
                 if names := _became_nonfinite(state, after):
                     raise FloatingPointError(
                         f"{', '.join(names)} became infinite or NaN in step {at} (of steps {done} to {done + count});"
-                        " valid: a smaller time step, an initial state without overlaps"
+                        " try a smaller time step, or an initial state without overlaps"
                     )
             elif not overflowed(after):
                 return state, after, observations
             state = grow(state, after)
         raise ListOverflow(
-            f"a neighbour list overflowed between steps {done} and {done + count}, {ATTEMPTS} times, with ever more"
-            " room; valid: particles that do not collapse, a box that stays twice as wide as the cutoff"
+            f"a neighbour list overflowed between steps {done} and {done + count}, {ATTEMPTS} times, with ever"
+            " larger capacities: particles collapse, or the box is narrower than twice the cutoff"
         )
 
     def _first_fault(self, state: Any, done: int, count: int) -> tuple[Any, int]:

@@ -103,7 +103,7 @@ def test_the_last_few_checkpoints_stay(tmp_path):
     for update in range(1, KEPT + 3):
         save_checkpoint(tmp_path, update, STATE)
     assert saved_steps(tmp_path) == list(range(3, KEPT + 3))
-    with pytest.raises(ValueError, match=r"there is no checkpoint 1 in .*; valid: 3, 4, 5"):
+    with pytest.raises(ValueError, match=r"there is no checkpoint 1 in .*; must be one of 3, 4, 5"):
         restore_checkpoint(tmp_path, 1, STATE)
 
 

@@ -490,43 +490,45 @@ def test_velocities_have_the_temperature_and_no_momentum():
 
 
 BAD = {
-    "dt = nan; valid: a finite number": lambda: NVE(dt=np.nan),
-    r"dt has shape \(2,\); valid: \[\]": lambda: NVE(dt=jnp.ones(2)),
-    "dt = 0.0; valid: a finite number above 0": lambda: Langevin(dt=0.0, temperature=1.0, friction=1.0),
-    "temperature = -1.0; valid: a finite number of at least 0": lambda: Bussi(
+    "NVE.dt = nan; must be a finite number": lambda: NVE(dt=np.nan),
+    r"NVE.dt has shape \(2,\); must be \[\]": lambda: NVE(dt=jnp.ones(2)),
+    "Langevin.dt = 0.0; must be a finite number > 0": lambda: Langevin(dt=0.0, temperature=1.0, friction=1.0),
+    "Bussi.temperature = -1.0; must be a finite number >= 0": lambda: Bussi(
         dt=0.1, temperature=-1.0, relaxation_time=1.0
     ),
-    r"friction = \[1.0, -1.0\]; valid: a finite number above 0": lambda: Brownian(
+    r"Brownian.friction = \[1.0, -1.0\]; must be a finite number > 0": lambda: Brownian(
         dt=0.1, temperature=1.0, friction=np.array([1.0, -1.0])
     ),
-    "chain_length = 0; valid: 1 or more": lambda: NoseHoover(
+    "NoseHoover.chain_length = 0; must be an integer >= 1": lambda: NoseHoover(
         dt=0.1, temperature=1.0, relaxation_time=1.0, chain_length=0
     ),
-    "weights = 2; valid: 1, 3, 5, 7": lambda: NoseHoover(dt=0.1, temperature=1.0, relaxation_time=1.0, weights=2),
+    "NoseHoover.weights = 2; must be one of 1, 3, 5, 7": lambda: NoseHoover(
+        dt=0.1, temperature=1.0, relaxation_time=1.0, weights=2
+    ),
     "NVE has no field 'temperature'": lambda: NVE(dt=0.1).replace(temperature=1.0),
-    r"positions is int64\[2, 2\]; valid: floating-point": lambda: start(r=np.ones((2, 2), int)),
-    r"velocities has shape \(3, 2\); valid: \(2, 2\)": lambda: start(velocities=np.ones((3, 2))),
-    r"masses has shape \(3,\); valid: \[\] or \[2\]": lambda: start(masses=np.ones(3)),
-    r"masses = \[1.0, 0.0\]; valid: positive": lambda: start(masses=np.array([1.0, 0.0])),
-    "key = None; valid: a key": lambda: start(Langevin(dt=0.1, temperature=1.0, friction=1.0)),
-    "key = None; valid: a key .* for velocities": lambda: start(
+    r"positions is int64\[2, 2\]; must be floating-point": lambda: start(r=np.ones((2, 2), int)),
+    r"velocities has shape \(3, 2\); must be \(2, 2\)": lambda: start(velocities=np.ones((3, 2))),
+    r"masses has shape \(3,\); must be \[\] or \[2\]": lambda: start(masses=np.ones(3)),
+    r"masses = \[1.0, 0.0\]; must be a finite number > 0": lambda: start(masses=np.array([1.0, 0.0])),
+    "key = None; must be a key": lambda: start(Langevin(dt=0.1, temperature=1.0, friction=1.0)),
+    "key = None; must be a key .* for velocities": lambda: start(
         NoseHoover(dt=0.1, temperature=1.0, relaxation_time=1.0)
     ),
-    "velocities given; valid: None": lambda: start(
+    "velocities given; must be None: Brownian": lambda: start(
         Brownian(dt=0.1, temperature=1.0, friction=1.0), velocities=np.ones((2, 2)), key=jax.random.key(0)
     ),
-    "velocities given; valid: None, since a filament": lambda: start(
+    "velocities given; must be None: a filament": lambda: start(
         Filament(dt=0.1, temperature=1.0, friction=1.0), velocities=np.ones((2, 2)), key=jax.random.key(0)
     ),
-    "positions has 1 particles; valid: 2 or more": lambda: start(
+    r"positions has shape \(1, 2\); must be \[n, d\] with n >= 2": lambda: start(
         Filament(dt=0.1, temperature=1.0, friction=1.0), r=np.ones((1, 2)), key=jax.random.key(0)
     ),
     "degrees_of_freedom = None for one particle": lambda: start(
         Bussi(dt=0.1, temperature=1.0, relaxation_time=1.0), r=np.ones((1, 2)), key=jax.random.key(0)
     ),
     r"pairs has cutoff = 1.5; valid: at least the reach of the potential, 2.5": lambda: smooth_start(1.5),
-    r"masses has shape \(\); valid: \[n\]": lambda: maxwell_boltzmann(jax.random.key(0), 1.0, 1.0, 3),
-    "exact_temperature with a single particle": lambda: maxwell_boltzmann(
+    r"masses has shape \(\); must be \[n\]": lambda: maxwell_boltzmann(jax.random.key(0), 1.0, 1.0, 3),
+    "exact_temperature = True for a single particle": lambda: maxwell_boltzmann(
         jax.random.key(0), jnp.ones(1), 1.0, 3, exact_temperature=True
     ),
 }

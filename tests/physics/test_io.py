@@ -128,8 +128,8 @@ def test_a_file_of_ase_with_a_cell_in_any_direction_is_turned_frame_by_frame(tmp
 
 def test_frames_that_do_not_belong_together_are_refused(tmp_path):
     for first, second, message in [
-        (ase.Atoms("Ar2"), ase.Atoms("Ar3"), "has frames of different atoms; valid: the same ones in the same order"),
-        (ase.Atoms("Ar", cell=[1, 1, 1], pbc=True), ase.Atoms("Ar"), "has periodic frames and others; valid: all, or"),
+        (ase.Atoms("Ar2"), ase.Atoms("Ar3"), "has frames of different atoms; must be the same ones in the same order"),
+        (ase.Atoms("Ar", cell=[1, 1, 1], pbc=True), ase.Atoms("Ar"), "has periodic frames and others; must be all or"),
     ]:
         ase.io.write(tmp_path / "run.traj", [first, second])
         with pytest.raises(ValueError, match=message):
@@ -220,14 +220,14 @@ def test_a_frame_written_by_hand_is_read_with_its_centre_and_its_images(tmp_path
 
 
 def test_what_gsd_cannot_hold_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"space = Free\(\); valid: a periodic space, the only kind that GSD holds"):
+    with pytest.raises(ValueError, match=r"space = Free\(\); must be periodic: GSD holds no other"):
         write_trajectory(tmp_path / "run.gsd", trajectory(None))
     with gsd.hoomd.open(tmp_path / "varying.gsd", "w") as file:
         for n in (1, 2):
             frame = gsd.hoomd.Frame()
             frame.particles.N = n
             file.append(frame)
-    with pytest.raises(ValueError, match=r"has frames of \[1, 2\] particles; valid: one number for all"):
+    with pytest.raises(ValueError, match=r"has frames of \[1, 2\] particles; must be as many in all"):
         read_trajectory(tmp_path / "varying.gsd")
     gsd.hoomd.open(tmp_path / "empty.gsd", "w").close()
     with pytest.raises(ValueError, match="has no frames"):
@@ -281,7 +281,7 @@ def test_a_file_is_replaced_only_when_asked(suffix, tmp_path):
     with writer(path, space=Periodic(8.0), mode="w") as second:
         second(*chunk(0, 2))
     assert len(read_trajectory(path)) == 2
-    with pytest.raises(ValueError, match="mode = 'r'; valid: 'x', 'w', 'a'"):
+    with pytest.raises(ValueError, match="mode = 'r'; must be one of 'x', 'w', 'a'"):
         writer(path, mode="r")
 
 
@@ -348,18 +348,18 @@ GOOD = {"positions": np.zeros((2, 4, 3)), "box": np.ones(2)}
 @pytest.mark.parametrize(
     ("steps", "changed", "message"),
     [
-        ([0.5, 1.5], {}, r"steps has type float64\[2\]; valid: int \[m\]"),
-        ([0, 1, 2], {}, r"positions has shape \(2, 4, 3\); valid: \[3, n, 2\] or \[3, n, 3\]"),
-        ([0, 1], {"positions": None}, r"positions is missing; valid: \[2, n, 2\]"),
+        ([0.5, 1.5], {}, r"steps has type float64\[2\]; must be int \[m\]"),
+        ([0, 1, 2], {}, r"positions has shape \(2, 4, 3\); must be \[3, n, 2\] or \[3, n, 3\]"),
+        ([0, 1], {"positions": None}, r"positions is missing; must be \[2, n, 2\]"),
         ([0, 1], {"positions": np.zeros((2, 4, 1))}, r"positions has shape \(2, 4, 1\)"),
         (
             [0, 1],
             {"velocities": np.zeros((2, 4, 2))},
-            r"velocities has shape \(2, 4, 2\); valid: that of the positions",
+            r"velocities has shape \(2, 4, 2\); must be \(2, 4, 3\), as positions",
         ),
-        ([0, 1], {"box": np.ones(3)}, r"box has shape \(3,\); valid: \[2\] or \[2, 3\], one for each frame"),
-        ([0, 1], {"box": None, "cell": np.eye(3)}, r"cell has shape \(3, 3\); valid: \[2, 3, 3\], one for each frame"),
-        ([0, 1], {"box": None}, "neither the observations nor the writer have a space; valid: give `space`"),
+        ([0, 1], {"box": np.ones(3)}, r"box has shape \(3,\); must be \[2\] or \[2, 3\], one per frame"),
+        ([0, 1], {"box": None, "cell": np.eye(3)}, r"cell has shape \(3, 3\); must be \[2, 3, 3\], one per frame"),
+        ([0, 1], {"box": None}, "neither the observations nor the writer have a space; give `space`"),
     ],
 )
 def test_bad_observations_are_named(steps, changed, message, tmp_path):
@@ -370,13 +370,13 @@ def test_bad_observations_are_named(steps, changed, message, tmp_path):
 @pytest.mark.parametrize(
     ("particles", "message"),
     [
-        ({"species": [0, 1, 0]}, r"species has type int64\[3\]; valid: int \[4\]"),
-        ({"species": [0.0] * 4}, r"species has type float64\[4\]; valid: int \[4\]"),
+        ({"species": [0, 1, 0]}, r"species has type int64\[3\]; must be int \[4\]"),
+        ({"species": [0.0] * 4}, r"species has type float64\[4\]; must be int \[4\]"),
         ({"species": [0, 2, 0, 0], "types": ("Ar", "Kr")}, r"species goes from 0 to 2 with types = \('Ar', 'Kr'\)"),
         ({"species": [0, -1, 0, 0], "types": ("Ar",)}, "species goes from -1 to 0"),
-        ({"masses": [1.0, 2.0]}, r"masses has shape \(2,\); valid: one number, or \[4\]"),
-        ({"bonds": [[0, 4]]}, r"bonds has shape \(1, 2\); valid: \[b, 2\], of particles from 0 to 3"),
-        ({"bonds": [[0, 1, 2]]}, r"bonds has shape \(1, 3\); valid"),
+        ({"masses": [1.0, 2.0]}, r"masses has shape \(2,\); must be \[\] or \[4\]"),
+        ({"bonds": [[0, 4]]}, r"bonds has shape \(1, 2\); must be \[b, 2\], of particles from 0 to 3"),
+        ({"bonds": [[0, 1, 2]]}, r"bonds has shape \(1, 3\); must be"),
         ({"bonds": [[0, 1]], "bond_species": [1], "bond_types": ("FENE",)}, "bond_species goes from 1 to 1"),
     ],
 )
@@ -389,7 +389,7 @@ def test_bad_particles_are_named(suffix, particles, message, tmp_path):
 
 def test_names_that_are_no_chemical_symbols_are_refused_where_ase_reads_them(tmp_path):
     writer = ExtxyzWriter(tmp_path / "run.xyz", particles=Particles(types=("bead",)))
-    with writer, pytest.raises(ValueError, match="types has 'bead'; valid: chemical symbols, and 'X' for none"):
+    with writer, pytest.raises(ValueError, match="types has 'bead'; must be chemical symbols, 'X' for none"):
         writer([0, 1], GOOD)
 
 
@@ -397,7 +397,7 @@ def test_names_that_are_no_chemical_symbols_are_refused_where_ase_reads_them(tmp
 def test_the_number_of_particles_stays(suffix, tmp_path):
     with WRITERS[suffix](tmp_path / "run", space=Periodic(8.0)) as writer:
         writer(*chunk(0, 1))
-        with pytest.raises(ValueError, match="positions has 5 particles; valid: 4, as before"):
+        with pytest.raises(ValueError, match="positions has 5 particles; must be 4, as before"):
             writer(*chunk(1, 2, n=5))
 
 
@@ -499,17 +499,17 @@ def test_two_dimensions_leave_out_z():
         (
             ase.Atoms("Ar", cell=np.eye(3), pbc=(1, 1, 0)),
             3,
-            r"atoms.pbc = \[True, True, False\]; valid: periodic along all axes, or along none",
+            r"atoms.pbc = \[True, True, False\]; must be periodic along all axes or along none",
         ),
         (ase.Atoms("Ar", cell=np.eye(3), pbc=(1, 0, 0)), 2, r"atoms.pbc = \[True, False, False\]"),
         (ase.Atoms("Ar", pbc=True), 3, "cell = .*; valid: linearly independent edges"),
         (
             ase.Atoms("Ar", cell=[[1, 0, 1], [0, 1, 0], [0, 0, 1]], pbc=True),
             2,
-            "atoms.cell = .*; valid in 2-D: two edges in the xy plane, the third along z",
+            "atoms.cell = .*; must be two edges in the xy plane and one along z in 2-D",
         ),
-        (ase.Atoms("Ar2", positions=np.eye(3)[1:]), 2, "the atoms differ in z; valid in 2-D: one z for all"),
-        (ase.Atoms("Ar"), 4, "dimension = 4; valid: 2 or 3"),
+        (ase.Atoms("Ar2", positions=np.eye(3)[1:]), 2, "the atoms differ in z; must be at one z"),
+        (ase.Atoms("Ar"), 4, "dimension = 4; must be one of 2, 3"),
     ],
 )
 def test_atoms_that_fit_no_space_are_refused(atoms, dimension, message):

@@ -100,7 +100,7 @@ def test_impossible_arrangements_are_refused():
     def place(**changes):
         return lattice.random(100, key=jax.random.key(0), **{"density": 1.0, "dimension": 3, **changes})
 
-    with pytest.raises(ValueError, match=r"min_distance = 1.2 at density = 1.0: .* fill 0.905 .* up to 0.740"):
+    with pytest.raises(ValueError, match=r"min_distance = 1.2 at density = 1.0: .* fill 0.905 .* at most 0.740"):
         place(min_distance=1.2)
     with pytest.raises(ValueError, match=r"pairs are still closer after 20 sweeps \(packing fraction 0.697\)"):
         place(min_distance=1.1, sweeps=20)
@@ -142,20 +142,20 @@ KEY = jax.random.key(0)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: lattice.fcc(0, density=1.0), r"cells = \(0, 0, 0\); valid: a positive integer, or 3 of them"),
-        (lambda: lattice.square((2, 2, 2), density=1.0), r"cells = \(2, 2, 2\); valid: a positive integer, or 2"),
-        (lambda: lattice.bcc(2.5, density=1.0), r"cells = .* valid"),
-        (lambda: lattice.hcp(2), "density = None, lattice_constant = None; valid: exactly one"),
-        (lambda: lattice.hcp(2, density=1.0, lattice_constant=1.0), "valid: exactly one"),
-        (lambda: lattice.hcp(2, density=-1.0), "density = -1.0; valid: a positive finite number"),
-        (lambda: lattice.hcp(2, lattice_constant=np.nan), "lattice_constant = nan; valid"),
-        (lambda: lattice.random(0, key=KEY, density=1.0, dimension=3), "count = 0; valid: a positive integer"),
-        (lambda: lattice.random(9, key=KEY, density=1.0, dimension=4), "dimension = 4; valid: 1, 2, 3"),
-        (lambda: lattice.random(9, key=KEY, density=1.0, dimension=2, min_distance=2.0), "min_distance = 2.0; valid"),
-        (lambda: lattice.chain_melt(0, 5, key=KEY), "chains = 0; valid"),
-        (lambda: lattice.chain_melt(5, 1, key=KEY), "beads = 1; valid"),
-        (lambda: lattice.chain_melt(5, 5, key=KEY, bond_length=0.0), "bond_length = 0.0; valid"),
-        (lambda: lattice.chain_melt(5, 5, key=KEY, next_nearest=2.0), "next_nearest = 2.0; valid"),
+        (lambda: lattice.fcc(0, density=1.0), r"cells = \(0, 0, 0\); must be an integer >= 1, or 3 of them"),
+        (lambda: lattice.square((2, 2, 2), density=1.0), r"cells = \(2, 2, 2\); must be an integer >= 1, or 2"),
+        (lambda: lattice.bcc(2.5, density=1.0), r"cells = .* must be"),
+        (lambda: lattice.hcp(2), "density = None, lattice_constant = None; must be exactly one"),
+        (lambda: lattice.hcp(2, density=1.0, lattice_constant=1.0), "must be exactly one"),
+        (lambda: lattice.hcp(2, density=-1.0), "density = -1.0; must be a finite number > 0"),
+        (lambda: lattice.hcp(2, lattice_constant=np.nan), "lattice_constant = nan; must be"),
+        (lambda: lattice.random(0, key=KEY, density=1.0, dimension=3), "count = 0; must be an integer >= 1"),
+        (lambda: lattice.random(9, key=KEY, density=1.0, dimension=4), "dimension = 4; must be one of 1, 2, 3"),
+        (lambda: lattice.random(9, key=KEY, density=1.0, dimension=2, min_distance=2.0), "min_distance = 2.0; must be"),
+        (lambda: lattice.chain_melt(0, 5, key=KEY), "chains = 0; must be"),
+        (lambda: lattice.chain_melt(5, 1, key=KEY), "beads = 1; must be"),
+        (lambda: lattice.chain_melt(5, 5, key=KEY, bond_length=0.0), "bond_length = 0.0; must be"),
+        (lambda: lattice.chain_melt(5, 5, key=KEY, next_nearest=2.0), "next_nearest = 2.0; must be"),
     ],
 )
 def test_bad_input_is_named(make, message):

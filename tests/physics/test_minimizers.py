@@ -390,20 +390,20 @@ def test_precision_is_that_of_the_positions(name):
 
 
 BAD = {
-    "box = 'free'; valid: 'fixed', 'isotropic', 'axes', 'cell'": lambda: FIRE(dt=0.1, box="free"),
-    "pressure = 1.0 on a fixed box": lambda: FIRE(dt=0.1, pressure=1.0),
-    "pressure = inf; valid: a finite number": lambda: FIRE(dt=0.1, box="axes", pressure=np.inf),
-    "dt = 0.0; valid: a finite number above 0": lambda: FIRE(dt=0.0),
-    "mixing = -0.1; valid: a finite number of at least 0": lambda: FIRE(dt=0.1, mixing=-0.1),
-    "step_size = -1.0; valid: a finite number above 0": lambda: GradientDescent(step_size=-1.0),
-    "max_displacement = 0.0; valid": lambda: GradientDescent(step_size=1.0, max_displacement=0.0),
+    "FIRE.box = 'free'; must be one of 'fixed', 'isotropic', 'axes', 'cell'": lambda: FIRE(dt=0.1, box="free"),
+    "FIRE.pressure = 1; must be 0 for box = 'fixed'": lambda: FIRE(dt=0.1, pressure=1.0),
+    "FIRE.pressure = inf; must be a finite number": lambda: FIRE(dt=0.1, box="axes", pressure=np.inf),
+    "FIRE.dt = 0.0; must be a finite number > 0": lambda: FIRE(dt=0.0),
+    "FIRE.mixing = -0.1; must be a finite number >= 0": lambda: FIRE(dt=0.1, mixing=-0.1),
+    "GradientDescent.step_size = -1.0; must be a finite number > 0": lambda: GradientDescent(step_size=-1.0),
+    "GradientDescent.max_displacement = 0.0; must be": lambda: GradientDescent(step_size=1.0, max_displacement=0.0),
     "box = 'cell' in Periodic space; valid: Triclinic": lambda: start("cell", Periodic(2.0)),
     "box = 'axes' in Free space; valid: Periodic or Triclinic": lambda: start("axes", Free()),
-    r"positions is float64\[2\]; valid": lambda: start("fixed", Free(), np.ones(2)),
-    "tolerance = -1.0; valid": lambda: minimize(
+    r"positions is float64\[2\]; must be": lambda: start("fixed", Free(), np.ones(2)),
+    "tolerance = -1.0; must be a finite number >= 0": lambda: minimize(
         FIRE(dt=0.1), Well(1.0), start("fixed", Free()), tolerance=-1.0, max_steps=3
     ),
-    "max_steps = -3; valid: 0 or more": lambda: minimize(
+    "max_steps = -3; must be an integer >= 0": lambda: minimize(
         FIRE(dt=0.1), Well(1.0), start("fixed", Free()), tolerance=1.0, max_steps=-3
     ),
 }

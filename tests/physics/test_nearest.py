@@ -64,5 +64,5 @@ def test_of_two_that_are_as_near_the_first_one_comes_first():
 
 
 def test_a_number_below_1_is_refused():
-    with pytest.raises(ValueError, match="k = 0; valid: 1 or more"):
+    with pytest.raises(ValueError, match="k = 0; must be an integer >= 1"):
         nearest(Free(), jnp.zeros((3, 2)), AllPairs(), 0)

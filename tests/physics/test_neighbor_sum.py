@@ -854,10 +854,10 @@ def test_it_runs_while_jit_is_disabled():
 @pytest.mark.parametrize(
     ("features", "message"),
     [
-        ({}, "features has no leaves; valid: a pytree of arrays"),
-        (3.0, r"features has leaves of shape \[\(\)\]; valid: arrays \[n, ...\]"),
+        ({}, "features has no leaves; must be a pytree of arrays"),
+        (3.0, r"features has leaves of shape \[\(\)\]; must be arrays \[n, ...\]"),
         ({"x": np.zeros((4, 3)), "q": np.zeros(5)}, r"\(5,\), \(4, 3\).*one common n"),
-        (np.zeros((4, 3)), f"features has 4 particles; valid: {N}, as many as the neighbour list"),
+        (np.zeros((4, 3)), f"features has 4 particles; must be {N}, as many as the neighbour list"),
     ],
 )
 def test_bad_features_are_named(features, message):
@@ -867,10 +867,10 @@ def test_bad_features_are_named(features, message):
 
 @pytest.mark.parametrize("parity", [2, 0.5, {"a": 1, "b": 3}])
 def test_a_bad_parity_is_named(parity):
-    with pytest.raises(ValueError, match=r"parity = .*; valid: -1, 0 or 1"):
+    with pytest.raises(ValueError, match=r"parity = .*; must be -1, 0 or 1"):
         neighbor_sum(lambda a, b: {"a": a, "b": b}, POSITIONS, AllPairs(), parity=parity)
 
 
 def test_a_kernel_that_returns_booleans_is_told_to_count():
-    with pytest.raises(TypeError, match=r"kernel returned bool; valid: numbers \(count with jnp.where"):
+    with pytest.raises(TypeError, match=r"kernel returned bool; must be numbers \(count with jnp.where"):
         neighbor_sum(lambda a, b: a[0] < b[0], POSITIONS, AllPairs())

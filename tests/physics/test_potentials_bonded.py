@@ -152,7 +152,7 @@ def test_turns_are_smooth_on_a_line_finite_at_coincidence_and_of_the_plane():
         potential.forces(Free(), on_a_line, AllPairs()), [[0, torque], [0, -2 * torque], [0, torque]], atol=1e-14
     )
     assert np.all(np.isfinite(potential.forces(Free(), jnp.zeros((3, 2)), AllPairs())))
-    with pytest.raises(ValueError, match="turns of positions with 3 components; valid: 2"):
+    with pytest.raises(ValueError, match="positions has 3 coordinates per particle; must be 2"):
         potential.energy(Free(), jnp.zeros((3, 3)), AllPairs())
 
 
@@ -335,7 +335,7 @@ def test_particles_may_be_unbound_but_not_missing():
     forces = potential.forces(Free(), r, AllPairs())
     np.testing.assert_allclose(forces[4], r[0] - r[4], rtol=1e-13)
     np.testing.assert_array_equal(forces[np.array([1, 2, 3, 5, 6])], 0)
-    with pytest.raises(ValueError, match="positions has 4 particles; valid: 5 or more, as many as the topology joins"):
+    with pytest.raises(ValueError, match="positions has 4 particles; must be >= 5, as many as the topology joins"):
         potential.energy(Free(), r[:4], AllPairs())
 
 
@@ -354,45 +354,45 @@ def test_parameters_are_traced_where_the_topology_is_not():
     strain = (np.sqrt(8) - 1) ** 2 / 2
     np.testing.assert_allclose(jax.jit(jax.grad(energy))(jnp.array([1.0, 2.0])), [strain, strain], rtol=1e-14)
     np.testing.assert_allclose(jax.jit(jax.grad(energy))(1.0), 2 * strain, rtol=1e-14)
-    with pytest.raises(TypeError, match="bonds is traced; valid: numbers that are known outside of jit"):
+    with pytest.raises(TypeError, match="bonds is traced; must be known outside of jit"):
         jax.jit(lambda bonds: harmonic_bonds(bonds).energy(Free(), jnp.eye(3), AllPairs()))(jnp.array([[0, 1]]))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: harmonic_bonds([[0, 1, 2]]), r"bonds has type int64\[1, 3\]; valid: int \[m, 2\]"),
-        (lambda: harmonic_bonds([[0.0, 1.0]]), r"bonds has type float64\[1, 2\]; valid: int \[m, 2\]"),
-        (lambda: harmonic_bonds([[0, -1]]), "bonds holds particle -1; valid: from 0"),
-        (lambda: harmonic_bonds([[0, 1], [2, 2]]), r"bonds holds \[2, 2\]; valid: particles that differ"),
-        (lambda: harmonic_bonds([[0, 1], [2, 3], [1, 0]]), r"bonds holds \[0, 1\] 2 times; valid: once"),
-        (lambda: cosine_angles([[0, 1, 2], [2, 1, 0]]), r"angles holds \[0, 1, 2\] 2 times; valid: once"),
-        (lambda: cosine_angles([[0, 1, 0]]), r"angles holds \[0, 1, 0\]; valid: particles that differ"),
+        (lambda: harmonic_bonds([[0, 1, 2]]), r"bonds has type int64\[1, 3\]; must be int \[m, 2\]"),
+        (lambda: harmonic_bonds([[0.0, 1.0]]), r"bonds has type float64\[1, 2\]; must be int \[m, 2\]"),
+        (lambda: harmonic_bonds([[0, -1]]), "bonds holds particle -1; must be >= 0"),
+        (lambda: harmonic_bonds([[0, 1], [2, 2]]), r"bonds holds \[2, 2\]; must be particles that differ"),
+        (lambda: harmonic_bonds([[0, 1], [2, 3], [1, 0]]), r"bonds holds \[0, 1\] 2 times; must be there once"),
+        (lambda: cosine_angles([[0, 1, 2], [2, 1, 0]]), r"angles holds \[0, 1, 2\] 2 times; must be there once"),
+        (lambda: cosine_angles([[0, 1, 0]]), r"angles holds \[0, 1, 0\]; must be particles that differ"),
         (
             lambda: harmonic_bonds([[0, 1]], stiffness=np.ones(2)),
-            r"stiffness has shape \(2,\); valid: a number, or \[1\]",
+            r"stiffness has shape \(2,\); must be a number or \[1\]",
         ),
-        (lambda: harmonic_bonds([[0, 1]], length=np.inf), "length = inf; valid: finite numbers"),
-        (lambda: fene_bonds([[0, 1]], max_length=0.0), "max_length = 0.0; valid: finite numbers above 0"),
-        (lambda: opls_dihedrals(DIHEDRALS, coefficients=(1.0, 2.0)), "coefficients has length 2; valid: 4, F1 to F4"),
-        (lambda: ryckaert_bellemans_dihedrals(DIHEDRALS, coefficients=F), "length 4; valid: 6, C_0 to C_5"),
+        (lambda: harmonic_bonds([[0, 1]], length=np.inf), "length = inf; must be a finite number"),
+        (lambda: fene_bonds([[0, 1]], max_length=0.0), "max_length = 0.0; must be a finite number > 0"),
+        (lambda: opls_dihedrals(DIHEDRALS, coefficients=(1.0, 2.0)), "coefficients has length 2; must be 4, F1 to F4"),
+        (lambda: ryckaert_bellemans_dihedrals(DIHEDRALS, coefficients=F), "length 4; must be 6, C_0 to C_5"),
         (
             lambda: cosine_dihedrals(DIHEDRALS, coefficients=(1.0,), phases=(0.0, 1.0)),
-            "phases has length 2; valid: 1, as many as coefficients",
+            "phases has length 2; must be 1, as coefficients",
         ),
         (
             lambda: opls_dihedrals(DIHEDRALS[:1], coefficients=F).energy(Free(), jnp.ones((4, 2)), AllPairs()),
-            "positions has 2 coordinates a particle; valid: 3 for dihedrals",
+            "positions has 2 coordinates per particle; must be 3 for dihedrals",
         ),
-        (lambda: harmonic_trap(stiffness=np.ones(2)), r"stiffness has shape \(2,\); valid: a number or PerParticle"),
+        (lambda: harmonic_trap(stiffness=np.ones(2)), r"stiffness has shape \(2,\); must be a number or PerParticle"),
         (
             lambda: uniform_field(force=np.ones((1, 2, 2))),
-            r"force has shape \(1, 2, 2\); valid: a number, \[d\] or \[n",
+            r"force has shape \(1, 2, 2\); must be a number, \[d\] or \[n",
         ),
-        (lambda: uniform_field(force=np.nan), "force = nan; valid: finite numbers"),
+        (lambda: uniform_field(force=np.nan), "force = nan; must be a finite number"),
         (
             lambda: harmonic_trap(center=np.ones((3, 2))).energy(Free(), jnp.ones((4, 2)), AllPairs()),
-            "center has 3 values; valid: 4, one for each particle",
+            "center has 3 values; must be 4, one per particle",
         ),
     ],
 )

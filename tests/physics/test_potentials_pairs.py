@@ -407,22 +407,37 @@ def test_the_cutoff_follows_the_diameter_when_that_changes():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: lennard_jones(sigma=np.nan), "sigma = nan; valid: finite numbers"),
-        (lambda: lennard_jones(epsilon=np.ones(3)), r"epsilon has shape \(3,\); valid: a number, BySpecies or PerPart"),
-        (lambda: lennard_jones(cutoff=-1.0), "cutoff = -1.0; valid: finite numbers above 0"),
-        (lambda: lennard_jones(truncation="cut"), "truncation = 'cut'; valid: 'truncated', 'shifted', 'force_shifted'"),
-        (lambda: lennard_jones(onset=2.0), "onset = 2.0 with truncation = 'truncated'; valid: an onset if and only if"),
-        (lambda: lennard_jones(truncation="switched", onset=3.0), "onset = 3.0; valid: from 0 to below the cutoff 2.5"),
-        (lambda: lennard_jones(cutoff_unit="s"), "cutoff_unit = 's'; valid: None, 'epsilon', 'sigma'"),
-        (lambda: lennard_jones(cutoff=np.inf, truncation="shifted"), "without a cutoff; valid: 'truncated'"),
-        (lambda: soft_sphere(sigma=PerParticle(np.array([1.0, 0.0]))), r"sigma = \[1.0, 0.0\]; valid: .* above 0"),
-        (lambda: soft_sphere(alpha=1.0), "alpha = 1.0; valid: finite numbers above 1"),
-        (lambda: soft_sphere(sigma=PerParticle(np.ones((2, 2)))), r"sigma has values of shape \(2, 2\); valid: \[n\]"),
-        (lambda: PerParticle(np.ones(2), mix="mean"), "mix = 'mean'; valid: 'arithmetic', 'geometric'"),
-        (lambda: PerParticle(1.0), r"values = 1.0; valid: \[n\], one for each particle"),
-        (lambda: BySpecies(np.array([[1.0, 2.0], [3.0, 1.0]]), np.array([0])), "valid: a symmetric matrix"),
-        (lambda: BySpecies(np.eye(2), np.array([0, 2])), "species from 0 to 2; valid: from 0 to 1"),
-        (lambda: BySpecies(np.eye(2), np.array([0.5])), r"species has type float64\[1\]; valid: int \[n\]"),
+        (lambda: lennard_jones(sigma=np.nan), "sigma = nan; must be a finite number"),
+        (
+            lambda: lennard_jones(epsilon=np.ones(3)),
+            r"epsilon has shape \(3,\); must be a number, BySpecies or PerPart",
+        ),
+        (lambda: lennard_jones(cutoff=-1.0), "cutoff = -1.0; must be a finite number > 0"),
+        (
+            lambda: lennard_jones(truncation="cut"),
+            "truncation = 'cut'; must be one of 'truncated', 'shifted', 'force_shifted'",
+        ),
+        (lambda: lennard_jones(onset=2.0), "onset = 2.0; must be None for truncation = 'truncated'"),
+        (
+            lambda: lennard_jones(truncation="switched", onset=3.0),
+            "onset = 3.0; must be >= 0 and below the cutoff, 2.5",
+        ),
+        (lambda: lennard_jones(cutoff_unit="s"), "cutoff_unit = 's'; must be one of 'epsilon', 'sigma'"),
+        (
+            lambda: lennard_jones(cutoff=np.inf, truncation="shifted"),
+            "truncation = 'shifted'; must be 'truncated' without a cutoff",
+        ),
+        (lambda: soft_sphere(sigma=PerParticle(np.array([1.0, 0.0]))), r"sigma = \[1.0, 0.0\]; must be .* > 0"),
+        (lambda: soft_sphere(alpha=1.0), "alpha = 1.0; must be a finite number > 1"),
+        (lambda: soft_sphere(sigma=PerParticle(np.ones((2, 2)))), r"sigma has values of shape \(2, 2\); must be \[n\]"),
+        (
+            lambda: PerParticle(np.ones(2), mix="mean"),
+            "PerParticle.mix = 'mean'; must be one of 'arithmetic', 'geometric'",
+        ),
+        (lambda: PerParticle(1.0), r"PerParticle.values has shape \(\); must be \[n\], one per particle"),
+        (lambda: BySpecies(np.array([[1.0, 2.0], [3.0, 1.0]]), np.array([0])), "must be a symmetric matrix"),
+        (lambda: BySpecies(np.eye(2), np.array([0, 2])), r"BySpecies.species = \[0, 2\]; must be >= 0 and < 2"),
+        (lambda: BySpecies(np.eye(2), np.array([0.5])), r"BySpecies.species has type float64\[1\]; must be int \[n\]"),
     ],
 )
 def test_a_bad_parameter_is_named(make, message):

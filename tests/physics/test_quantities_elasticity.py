@@ -209,7 +209,7 @@ def test_moduli_have_the_symmetries_of_a_stiffness():
     ("space", "options", "message"),
     [
         (Free(), {}, "space = Free.*; valid: a periodic space"),
-        (Periodic(9.0), {"tolerance": 0.0}, "tolerance = 0.0; valid"),
+        (Periodic(9.0), {"tolerance": 0.0}, "tolerance = 0.0; must be"),
     ],
 )
 def test_bad_input_is_named(space, options, message):

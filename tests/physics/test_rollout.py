@@ -82,9 +82,9 @@ def test_nothing_is_observed_without_being_asked_for():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": -1}, "steps = -1; valid: a whole number from 0"),
-        ({"steps": 3, "every": 0}, "every = 0; valid: a whole number from 1"),
-        ({"steps": 1000, "memory": 30.0}, r"memory = 30 bytes; valid: from \d+, for 1000 steps of 12 bytes"),
+        ({"steps": -1}, "steps = -1; must be an integer >= 0"),
+        ({"steps": 3, "every": 0}, "every = 0; must be an integer >= 1"),
+        ({"steps": 1000, "memory": 30.0}, r"memory = 30 bytes; must be >= \d+ for 1000 steps of 12 bytes"),
     ],
 )
 def test_bad_options_are_named(options, message):

@@ -1,5 +1,6 @@
 """The host's loop: chunks, observations, lists that grow, what goes wrong, restarts that are the same bit for bit."""
 
+import importlib
 import os
 import pathlib
 import re
@@ -92,10 +93,10 @@ def test_progress_goes_to_stderr_where_it_is_asked_for(capsys):
 @pytest.mark.parametrize(
     ("steps", "options", "message"),
     [
-        (-1, {}, "steps = -1; valid: a whole number from 0"),
-        (5, {"every": 0}, "every = 0; valid: a whole number from 1"),
-        (5, {"every": 3, "chunk": 10}, "chunk = 10; valid: a multiple of every = 3"),
-        (5, {"chunk": 0}, "chunk = 0; valid: a multiple of every = 1"),
+        (-1, {}, "steps = -1; must be an integer >= 0"),
+        (5, {"every": 0}, "every = 0; must be an integer >= 1"),
+        (5, {"every": 3, "chunk": 10}, "chunk = 10; must be a multiple of every = 3"),
+        (5, {"chunk": 0}, "chunk = 0; must be a multiple of every = 1"),
     ],
 )
 def test_bad_options_are_named(steps, options, message):
@@ -186,10 +187,10 @@ def test_a_list_is_grown_without_a_simulation_too():
 
 
 def test_a_box_too_small_for_the_cutoff_is_told(monkeypatch):
-    monkeypatch.setattr("dmdenv.simulation.simulate.ATTEMPTS", 1)
+    monkeypatch.setattr(importlib.import_module("dmdenv.simulation.simulate"), "ATTEMPTS", 1)
     with monkeypatch.context() as patch:
         patch.setattr("dmdenv.neighbors.cells._FEW", {2: 0, 3: 0})
-        with pytest.raises(ListOverflow, match=r"between steps 0 and 30, 1 times.* a box that stays twice as wide"):
+        with pytest.raises(ListOverflow, match=r"between steps 0 and 30, 1 times.* narrower than twice"):
             simulate(Partial(squeeze, 1.0, 0.95), scattered(box=3.0, n=6), 30, chunk=30, **QUIET)
     complete = allocate(Periodic(3.0), scattered(box=3.0, n=6)["positions"], cutoff=1.0, skin=0.2, slack=6.0)
     with pytest.raises(ListOverflow, match="room for all pairs overflowed: its cutoff, 1, exceeds half the box"):
@@ -199,7 +200,7 @@ def test_a_box_too_small_for_the_cutoff_is_told(monkeypatch):
 def test_a_state_that_overflowed_before_is_refused():
     state = scattered()
     state["pairs"] = state["pairs"].replace(overflow=jnp.asarray(True))
-    with pytest.raises(ListOverflow, match="before the first step; valid: more slack"):
+    with pytest.raises(ListOverflow, match="before the first step; allocate it with more slack"):
         simulate(CLUMPING, state, 5, **QUIET)
 
 
@@ -276,7 +277,7 @@ def test_a_finished_simulation_is_read_and_continued(tmp_path):
     final = simulate(STEP, start(), 60, folder=tmp_path, writers=[recorder], **options)
     assert_same_bits(recorder.steps, np.arange(35, 61, 5))
     assert_same_bits(final, simulate(STEP, start(), 60, **options))
-    with pytest.raises(ValueError, match=r"steps = 50; valid: from 60, which .* has already"):
+    with pytest.raises(ValueError, match=r"steps = 50; must be >= 60, the steps that .* holds"):
         simulate(STEP, start(), 50, folder=tmp_path, **options)
     with pytest.raises(ValueError, match=r"the leaf \['x'\] is float32\[3, 2\] in the checkpoint, float32\[4, 2\]"):
         simulate(STEP, {**start(), "x": jnp.zeros((4, 2))}, 70, folder=tmp_path, **options)
