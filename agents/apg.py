@@ -5,8 +5,8 @@ A batch of `B` environments runs for a window of `T` steps under the policy `a =
     L(w) = -1/B sum_b  sum_t g^t r_{b,t} / sum_t g^t,      t = 0 .. T-1,
 
 and its derivative by the weights goes through policy, observation and dynamics of all steps of the window. The next
-window goes on from where this one ended, as from a constant: the gradient sees `T` steps ahead, and reverse mode
-stores one window.
+window starts where this one ended, treated as a constant: the gradient sees `T` steps ahead, and reverse mode stores
+one window.
 
 Reference: Freeman et al., "Brax - A Differentiable Physics Engine for Large Scale Rigid Body Simulation",
 arXiv:2106.13281 (2021), section 5, where it is called direct policy optimization.
@@ -20,46 +20,40 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dmdenv._core.fields import Declared, real, sizes, whole
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.agents.base import Metrics
-from dmdenv.agents.checks import check_number, check_sizes, check_whole
 from dmdenv.agents.networks import DeterministicPolicy, deterministic_policy
 from dmdenv.envs.base import Env, Observation, Params, State
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Declared):
     """Analytic policy gradient.
 
     Raises:
         ValueError: for a bad value; the message names the field, the value and what is valid.
     """
 
-    updates: int = 100
-    """Updates of the policy in a training."""
-    num_envs: int = 64
+    updates: int = whole(100, at_least=1)
+    """Updates of the policy in a training run."""
+    num_envs: int = whole(64, at_least=1)
     """Environments in the batch."""
-    window: int = 32
-    """Steps in one update, and how far ahead the gradient sees."""
-    hidden: tuple[int, ...] = (64, 64)
+    window: int = whole(32, at_least=1)
+    """Steps per update, and how far ahead the gradient sees."""
+    hidden: tuple[int, ...] = sizes((64, 64))
     """Sizes of the policy's hidden layers."""
-    learning_rate: float = 3e-3
-    """Adam's step size at the start; falls to zero along half a cosine."""
-    max_gradient_norm: float = 1.0
+    learning_rate: float = real(3e-3, above=0)
+    """Initial learning rate of Adam; decays to zero along half a cosine."""
+    max_gradient_norm: float = real(1.0, above=0)
     """Longer gradients are scaled down to this norm."""
-    discount: float = 1.0
-    """Weight of a reward relative to that of the step before it, within a window; 1 weighs all steps alike."""
-
-    def __post_init__(self):
-        check_whole(self, "updates", "num_envs", "window")
-        check_sizes(self, "hidden")
-        check_number(self, "learning_rate", "max_gradient_norm")
-        check_number(self, "discount", to=1.0)
+    discount: float = real(1.0, above=0, at_most=1)
+    """Weight of a reward relative to that of the step before it, within a window; 1 weighs all steps equally."""
 
 
 @pytree
 class TrainState(Replaceable):
-    """All that evolves in a training."""
+    """Everything that evolves during training."""
 
     policy: DeterministicPolicy
     optimizer: optax.OptState
@@ -73,16 +67,16 @@ def init(env: Env, config: Config, key: jax.Array, *, params: Params | None = No
     """The state before the first update.
 
     Raises:
-        UnfitError: when no shared policy fits the environment's spaces.
+        SpaceMismatchError: when no shared policy fits the environment's spaces.
     """
     params = env.default_params if params is None else params
     key, policy_key, reset_key = jax.random.split(key, 3)
-    first = deterministic_policy(env, config.hidden, policy_key)
+    policy = deterministic_policy(env, config.hidden, policy_key)
     observations, env_states = jax.vmap(env.reset, (0, None))(jax.random.split(reset_key, config.num_envs), params)
     return TrainState(
-        policy=first,
-        optimizer=_optimizer(config).init(first),  # pyright: ignore[reportArgumentType]
-        env_states=_staggered(env_states, config, params),
+        policy=policy,
+        optimizer=_optimizer(config).init(policy),  # pyright: ignore[reportArgumentType]
+        env_states=_stagger(env_states, config, params),
         observations=observations,
         key=key,
         updates=jnp.int32(0),
@@ -126,7 +120,7 @@ def update(env: Env, config: Config, state: TrainState, *, params: Params | None
 
 
 def train(env: Env, config: Config, key: jax.Array, *, params: Params | None = None) -> tuple[TrainState, Metrics]:
-    """A whole training: `init`, then `config.updates` times `update`.
+    """A whole training run: `init`, then `config.updates` times `update`.
 
     Returns:
         `(state, metrics)`, the metrics of all updates `[updates]`.
@@ -164,9 +158,9 @@ def window_loss(
         env: the environment.
         config: the agent's settings.
         policy: the policy that acts.
-        env_states: where the window begins, each leaf `[num_envs, ...]`.
+        env_states: the states at the start of the window, each leaf `[num_envs, ...]`.
         observations: of these states `[num_envs, ...]`.
-        key: of policy and dynamics, consumed.
+        key: for policy and dynamics, consumed.
         params: the environment's parameters.
 
     Returns:
@@ -197,13 +191,13 @@ def _optimizer(config: Config) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(schedule))
 
 
-def _staggered(env_states: State, config: Config, params: Params) -> State:
-    """The states, with clocks that make their first episodes end one after the other.
+def _stagger(env_states: State, config: Config, params: Params) -> State:
+    """Set the clocks so that the first episodes end one after the other.
 
-    Without it all environments would be in the same phase of their episode, and successive updates would fit the
-    policy to the start, then to the end of an episode; in flocking that costs 1 to 2 of 246 in return, for each of
-    three seeds. Clocks differ by whole windows: where `max_steps` is a multiple of the window every episode ends
-    between two windows, so that no gradient is cut short by a reset.
+    Otherwise all environments would be in the same phase of their episode, and successive updates would fit the policy
+    to the start of an episode, then to its end; in flocking that costs 1 to 2 of 246 in return, for each of three
+    seeds. Clocks differ by whole windows: where `max_steps` is a multiple of the window, every episode ends between
+    two windows, and no gradient is cut short by a reset.
     """
     time = jnp.arange(config.num_envs) * config.window % params.max_steps
     return env_states.replace(time=time.astype(env_states.time.dtype))

@@ -1,7 +1,7 @@
 """What an agent is, and the table of agents.
 
 An agent is a module. Its functions are pure: they can be jitted, vmapped over keys and over environment parameters, and
-differentiated where their mathematics allows it. The command line knows agents by this protocol only.
+differentiated where the method allows it. The command line knows agents through this protocol only.
 """
 
 import importlib
@@ -13,13 +13,13 @@ from dmdenv.envs.base import Env, Params
 
 Metrics = dict[str, jax.Array]
 
-_AGENTS = {
+_AGENTS = {  # name: module
     "apg": "dmdenv.agents.apg",
 }
 
 
-class UnfitError(ValueError):
-    """An agent does not fit the spaces of an environment."""
+class SpaceMismatchError(ValueError):
+    """An agent or a policy does not fit the spaces of an environment."""
 
 
 class Policy(Protocol):
@@ -43,12 +43,12 @@ class Config(Protocol):
 
     @property
     def updates(self) -> int:
-        """How many updates a training has."""
+        """The number of updates in a training run."""
         ...
 
 
 class TrainState(Protocol):
-    """All that evolves in a training: a frozen pytree of arrays, enough to go on bit by bit."""
+    """Everything that evolves during training: a frozen pytree of arrays, enough to resume bit for bit."""
 
     @property
     def updates(self) -> jax.Array:
@@ -69,11 +69,15 @@ class Agent(Protocol):
         ...
 
     def init(self, env: Env, config: Any, key: jax.Array, *, params: Params | None = None) -> Any:
-        """The state before the first update; the key is consumed. Raises `UnfitError` where the spaces do not fit."""
+        """The state before the first update; the key is consumed.
+
+        Raises:
+            SpaceMismatchError: when the agent does not fit the environment's spaces.
+        """
         ...
 
     def update(self, env: Env, config: Any, state: Any, *, params: Params | None = None) -> tuple[Any, Metrics]:
-        """One update of the policy: the next state, and scalars that say how it went."""
+        """One update of the policy: the next state, and scalars that describe the update."""
         ...
 
     def train(self, env: Env, config: Any, key: jax.Array, *, params: Params | None = None) -> tuple[Any, Metrics]:

@@ -8,21 +8,21 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dmdenv._core.pytree import Replaceable, pytree, static
-from dmdenv.agents.base import UnfitError
+from dmdenv.agents.base import SpaceMismatchError
 from dmdenv.envs.base import Env
 
-LAST_LAYER_SCALE = 0.01  # first actions are close to zero, in the steep part of the tanh: every direction is open
+LAST_LAYER_SCALE = 0.01  # initial actions are close to zero, where the derivative of the outer tanh is 1
 
 
 class Perceptron(nnx.Module):
     """`x -> W_L s(... s(W_1 x + b_1) ...) + b_L` on the last axis, with `s = tanh`.
 
-    tanh is smooth, so that a gradient through the physics never meets a kink of the policy. Kernels begin orthogonal,
-    biases at zero, in the default precision.
+    tanh is smooth, so that a gradient through the physics never meets a kink of the policy. Kernels are initialised
+    orthogonal, biases to zero, in the default precision.
 
     Args:
         sizes: length of the last axis at the input, after each hidden layer, and at the output.
-        rngs: source of the first weights.
+        rngs: for the initial weights.
     """
 
     def __init__(self, sizes: Sequence[int], *, rngs: nnx.Rngs):
@@ -50,7 +50,7 @@ class Perceptron(nnx.Module):
 class DeterministicPolicy(Replaceable):
     """`action = tanh(perceptron(observation))`, row by row: a `Policy`.
 
-    An observation `[*rows, m]` gives an action `[*rows, *row_action]`. The weights know nothing of the number of rows,
+    An observation `[*rows, m]` gives an action `[*rows, *row_action]`. The weights do not depend on the number of rows,
     so a policy trained on 32 particles acts on 1,000.
     """
 
@@ -63,24 +63,26 @@ class DeterministicPolicy(Replaceable):
         """The action within [-1, 1]; the key is not used.
 
         Raises:
-            UnfitError: for an observation whose last axis has another length than the policy's.
+            SpaceMismatchError: for an observation whose last axis has another length than the policy's.
         """
         if observation.shape[-1] != self.features:
-            raise UnfitError(f"the policy reads {self.features} numbers a row; here a row has {observation.shape[-1]}")
+            raise SpaceMismatchError(
+                f"observations have {observation.shape[-1]} features per row; the policy takes {self.features}"
+            )
         network = nnx.merge(self.graph, self.weights)
         return jnp.tanh(network(observation)).reshape(*observation.shape[:-1], *self.row_action)
 
 
 def deterministic_policy(env: Env, hidden: Sequence[int], key: jax.Array) -> DeterministicPolicy:
-    """A fresh policy that fits the environment's spaces.
+    """A policy with initial weights that fits the environment's spaces.
 
     Args:
         env: with observations `[m]` and actions `[a]`, or one row for each particle: `[n, m]` and `[n]` or `[n, a]`.
         hidden: sizes of the hidden layers.
-        key: of the first weights, consumed.
+        key: for the initial weights, consumed.
 
     Raises:
-        UnfitError: when no policy on the last axis fits the shapes; the message says what would.
+        SpaceMismatchError: when no policy on the last axis fits the shapes; the message says what would.
     """
     row_action, features = _row_action(env), env.observation_shape[-1]
     network = Perceptron((features, *hidden, math.prod(row_action)), rngs=nnx.Rngs(key))
@@ -91,10 +93,8 @@ def deterministic_policy(env: Env, hidden: Sequence[int], key: jax.Array) -> Det
 def _row_action(env: Env) -> tuple[int, ...]:
     """The shape of one row's action."""
     if env.row_action is None:
-        observation, rows = list(env.observation_shape), ", ".join(map(str, env.observation_shape[:-1]))
-        fits = f"[{rows}] or [{rows}, a]" if rows else "observations [m] with actions [a], or rows [n, m] with [n]"
-        raise UnfitError(
-            f"{type(env).__name__} has observations {observation} and actions {list(env.action_shape)}; a policy on the"
-            f" last axis of these observations fits actions {fits}"
+        raise SpaceMismatchError(
+            f"{type(env).__name__} has observations {list(env.observation_shape)} and actions {list(env.action_shape)};"
+            " must be [m] and [a], or [n, m] and [n] or [n, a], for a policy that acts on each row of the observations"
         )
     return env.row_action

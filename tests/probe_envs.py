@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.fields import real
 from dmdenv._core.pytree import pytree
 from dmdenv.envs.base import CapacityExceeded, Env, Params, State, Transition, initial_flags, parameter, task_field
 
@@ -18,7 +19,7 @@ Shape = tuple[int, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Probe(Env[S, P], Generic[S, P]):
-    """What the probes share: spaces by their shapes, and a picture that shows the time as a grey."""
+    """What the probes share: spaces by their shapes, and a picture whose grey level is the time."""
 
     task: str = task_field("probe")
 
@@ -57,20 +58,15 @@ class BestAction(Probe[CueState, ProbeParams]):
 
     Args:
         scale: of the reward.
+        width: a number that is not used.
         label: a word.
-
-    Raises:
-        ValueError: for a bad scale.
     """
 
     id: ClassVar[str] = "best_action"
     state_type: ClassVar[type[State]] = CueState
-    scale: float = 1.0
+    scale: float = real(1.0, above=0)
+    width: float = 1.0
     label: str = "probe"
-
-    def __post_init__(self):
-        if self.scale <= 0.0:
-            raise ValueError(f"scale = {self.scale!r} is out of range; valid: numbers above 0")
 
     @property
     def shapes(self) -> tuple[Shape, Shape]:
@@ -106,24 +102,24 @@ class Brittle(BestAction):
 
 @dataclasses.dataclass(frozen=True)
 class Crowded(BestAction):
-    """The best action, but it takes room for -8 target, and there are at most 4.
+    """The best action, but it needs a capacity of -8 target, and the largest is 4.
 
     Args:
-        room: how much there is.
+        capacity: how much there is.
     """
 
     id: ClassVar[str] = "crowded"
-    room: int = 1
+    capacity: int = 1
 
     def advance(self, key: jax.Array, state: CueState, action: jax.Array, params: ProbeParams) -> Transition[CueState]:
         state, reward, terminated, metrics = super().advance(key, state, action, params)
-        overflow = state.overflow | (-8 * params.target > self.room)
+        overflow = state.overflow | (-8 * params.target > self.capacity)
         return Transition(state.replace(overflow=overflow), reward, terminated, metrics)
 
     def enlarged(self) -> Self:
-        if self.room >= 4:
-            raise CapacityExceeded("crowded: there is no more room; valid: target from -0.5")
-        return dataclasses.replace(self, room=2 * self.room)
+        if self.capacity >= 4:
+            raise CapacityExceeded("crowded: no larger capacity; must be a target >= -0.5")
+        return dataclasses.replace(self, capacity=2 * self.capacity)
 
     def with_capacity(self, state: CueState) -> CueState:
         return state.replace(overflow=jnp.asarray(False))
@@ -131,7 +127,7 @@ class Crowded(BestAction):
 
 @dataclasses.dataclass(frozen=True)
 class ReadTheCue(Probe[CueState, ProbeParams]):
-    """Reward -mean((action - target cue)^2), a fresh cue a row at every step: each row has to read its own.
+    """Reward -mean((action - target cue)^2), a new cue for each row at every step: each row has to read its own.
 
     Observations `[rows, 2]` (cue, one), actions `[rows]`.
     """
@@ -181,8 +177,8 @@ class MassState(State):
 class PointMass(Probe[MassState, MassParams]):
     """A mass on a line, to be steered to the origin: x' = v, v' = force * action - friction * v, reward -x^2.
 
-    By explicit Euler steps an action moves the mass one step later: a policy improves only by the gradient through the
-    dynamics, over windows of two steps at least.
+    With explicit Euler steps an action moves the mass one step later: a policy improves only by the gradient through
+    the dynamics, over windows of at least two steps.
     """
 
     id: ClassVar[str] = "point_mass"

@@ -5,12 +5,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from dmdenv.agents.cli.usage import blaming
+from dmdenv.agents.cli.errors import UsageError, as_usage_error
 from dmdenv.envs.base import Env, Params
 from dmdenv.envs.registry import env_class, make_env
 
 
-def environment(id: str, assignments: Sequence[str], *, base: dict[str, Any] | None = None) -> Env:
+def parse_env(id: str, assignments: Sequence[str], *, base: dict[str, Any] | None = None) -> Env:
     """The environment of `ENV --env KEY=VALUE ...`.
 
     Args:
@@ -22,20 +22,20 @@ def environment(id: str, assignments: Sequence[str], *, base: dict[str, Any] | N
         UsageError: for an unknown id, an unknown task or field, or a value of the wrong type or out of range.
     """
     config = dict(base or {})
-    with blaming("ENV"):
+    with as_usage_error("ENV"):
         env_class(id)
     for assignment in sorted(assignments, key=lambda assignment: not assignment.startswith("task=")):
-        with blaming(f"--env {assignment}"):
-            name, value = _assignment(assignment)
+        with as_usage_error(f"--env {assignment}"):
+            name, value = _parse_assignment(assignment)
             fields = {field.name: field for field in dataclasses.fields(env_class(id, config.get("task")))}  # pyright: ignore[reportArgumentType]
             if name in fields:
-                _check_type(value, fields[name].default)
+                _check_type(name, value, fields[name])
             config[name] = value
             make_env(id, **config)  # one by one, so that the message names the right argument
     return make_env(id, **config)
 
 
-def parameters(defaults: Params, assignments: Sequence[str]) -> Params:
+def parse_params(defaults: Params, assignments: Sequence[str]) -> Params:
     """The parameters of `--params KEY=VALUE ...`.
 
     Raises:
@@ -43,27 +43,37 @@ def parameters(defaults: Params, assignments: Sequence[str]) -> Params:
     """
     params = defaults
     for assignment in assignments:
-        with blaming(f"--params {assignment}"):
-            name, value = _assignment(assignment)
+        with as_usage_error(f"--params {assignment}"):
+            name, value = _parse_assignment(assignment)
             params = params.replace(**{name: value})
     return params
 
 
-def _assignment(text: str) -> tuple[str, Any]:
-    """`KEY=VALUE` with a number, a tuple, True, False, or else a word."""
+def _parse_assignment(text: str) -> tuple[str, Any]:
+    """The name and the value of `KEY=VALUE`: a number, a tuple, True, False, None, or else a word."""
     name, equals, value = text.partition("=")
     if not (name and equals and value):
-        raise ValueError("not an assignment; valid: KEY=VALUE, without spaces")
+        raise ValueError("must be KEY=VALUE, without spaces")
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value
 
 
-def _check_type(value: Any, default: Any) -> None:
-    """Refuse a value of another type than the field's default; a whole number is a number as well."""
-    kinds = {bool: "True or False", int: "a whole number", float: "a number", str: "a word", tuple: "a tuple"}
-    kind = type(default)
+def _check_type(name: str, value: Any, field: dataclasses.Field) -> None:
+    """Refuse a value of another type than the default, unless the field is declared with a rule of its own."""
+    kinds = {bool: "True or False", int: "an integer", float: "a number", str: "a word", tuple: "a tuple"}
+    kind = type(field.default)
     fits = type(value) is kind or (kind is float and type(value) is int)
-    if kind in kinds and not fits:
-        raise ValueError(f"{value!r} is not {kinds[kind]}; the default is {default!r}")
+    if kind in kinds and not fits and "rule" not in field.metadata:
+        raise ValueError(f"{name} = {value!r}; must be {kinds[kind]}, such as {field.default!r}")
+
+
+def check_at_least(flag: str, value: int, least: int) -> None:
+    """Refuse an option's value below the least valid one.
+
+    Raises:
+        UsageError: naming the option, its value and what is valid.
+    """
+    if value < least:
+        raise UsageError(f"{flag} {value}: must be an integer >= {least}")

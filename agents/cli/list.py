@@ -1,4 +1,4 @@
-"""`dmdenv list`: every environment, its configuration, spaces and parameters, as a page to read."""
+"""`dmdenv list`: every environment with its spaces, configuration and parameters."""
 
 import dataclasses
 import inspect
@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from dmdenv.agents.cli.usage import blaming
-from dmdenv.agents.runs.run import field_values
+from dmdenv._core.fields import field_values
+from dmdenv.agents.cli.errors import as_usage_error
 from dmdenv.envs.base import Env, Params
 from dmdenv.envs.registry import env_class, registered_envs, registered_tasks
 
@@ -23,7 +23,7 @@ def list_envs(id: str | None) -> None:
     Raises:
         UsageError: for an unknown id.
     """
-    with blaming("ENV"):
+    with as_usage_error("ENV"):
         ids = registered_envs() if id is None else (env_class(id).id,)
     print("\n\n".join(describe(env_class(id, task)()) for id in ids for task in registered_tasks(id)))
 
@@ -49,10 +49,7 @@ def describe(env: Env) -> str:
 
 
 def _documented_arguments(cls: type) -> dict[str, str]:
-    """What the docstrings of a class and of its bases say of each argument, in their sections `Args`.
-
-    There an entry is `name: text`, on a line or more.
-    """
+    """The description of each argument in the `Args` sections of the docstrings of a class and its bases."""
     meanings = {}
     for base in reversed(cls.__mro__):
         _, _, section = inspect.cleandoc(base.__doc__ or "").partition("\nArgs:\n")
@@ -81,14 +78,14 @@ def _range(low: float, high: float) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Aligned columns, indented; the last one is wrapped to the terminal's width."""
+    """Indented lines of aligned columns; the last column is wrapped to the terminal's width."""
     cells = [header, *rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header) - 1)]
     indent = 4 + sum(widths) + 2 * len(widths)
-    room = max(24, shutil.get_terminal_size((120, 40)).columns - indent)
+    width_left = max(24, shutil.get_terminal_size((120, 40)).columns - indent)
     lines = []
     for row in cells:
         first = "    " + "".join(cell.ljust(width + 2) for cell, width in zip(row, widths, strict=False))
-        wrapped = textwrap.wrap(row[-1], room) or [""]
-        lines += [(first + wrapped[0]).rstrip(), *(" " * indent + more for more in wrapped[1:])]
+        wrapped = textwrap.wrap(row[-1], width_left) or [""]
+        lines += [(first + wrapped[0]).rstrip(), *(" " * indent + line for line in wrapped[1:])]
     return lines

@@ -1,4 +1,4 @@
-"""The command `dmdenv`: what was typed is understood here, and the commands are imported when they run."""
+"""The command `dmdenv`: parses the command line, and imports a command only when it runs."""
 
 import argparse
 import dataclasses
@@ -11,15 +11,15 @@ from typing import Any
 import tyro
 from tyro.conf import OmitArgPrefixes
 
+from dmdenv.agents.cli.errors import UsageError, as_usage_error
 from dmdenv.agents.cli.options import DEFAULT_AGENT, ListOptions, RolloutOptions, TrainOptions
-from dmdenv.agents.cli.usage import UsageError, blaming
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
     Args:
-        arguments: what was typed behind `dmdenv`; None for `sys.argv`.
+        arguments: what follows `dmdenv`; None for those of `sys.argv`.
 
     Raises:
         SystemExit: with 0; 1 when the computation failed; 2 for bad arguments; 130 or 143 after SIGINT or SIGTERM.
@@ -32,14 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = 2
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:  # nobody reads on, as in `dmdenv list | head`
+    except BrokenPipeError:  # the reader has gone, as in `dmdenv list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     sys.exit(code)
 
 
 def _parse(arguments: list[str]) -> Any:
-    """The options of the command that was typed; exits with 2 where they are not understood."""
+    """The options of the command; exits with 2 where they cannot be parsed."""
     return tyro.extras.subcommand_cli_from_dict(
         {
             "list": ListOptions,
@@ -53,21 +53,22 @@ def _parse(arguments: list[str]) -> Any:
 
 
 def _train_options(arguments: list[str]) -> type[TrainOptions]:
-    """`TrainOptions` with the settings of the agent that was asked for, those of the run where one is resumed."""
+    """`TrainOptions` with the settings of the chosen agent; when a run is resumed, with those of the run."""
     from dmdenv.agents.base import get_agent
-    from dmdenv.agents.runs.run import Run
 
-    early = argparse.ArgumentParser(prog="dmdenv train", add_help=False, allow_abbrev=False)
-    early.add_argument("--agent")
-    early.add_argument("--resume", type=Path)
-    known, _ = early.parse_known_args(arguments)
+    first = argparse.ArgumentParser(prog="dmdenv train", add_help=False, allow_abbrev=False)
+    first.add_argument("--agent")
+    first.add_argument("--resume", type=Path)
+    known, _ = first.parse_known_args(arguments)
     if known.resume is not None:
-        with blaming(f"--resume {known.resume}"):
+        from dmdenv.agents.runs.run import Run
+
+        with as_usage_error(f"--resume {known.resume}"):
             config = Run.open(known.resume).config
     else:
-        with blaming(f"--agent {known.agent}"):
+        with as_usage_error(f"--agent {known.agent}"):
             config = get_agent(known.agent or DEFAULT_AGENT).Config()
-    # Checked when the command runs, and not while tyro parses: so a bad value is refused in the words of the Config.
+    # Values are checked when the command runs, not while tyro parses, so that the message is the Config's own.
     unchecked = type("Settings", (type(config),), {"__doc__": type(config).__doc__, "__post_init__": lambda self: None})
     default = unchecked(**dataclasses.asdict(config))
     fields = [("config", OmitArgPrefixes[unchecked], dataclasses.field(default=default))]

@@ -1,4 +1,4 @@
-"""Static capacities on the host: what overflowed is computed again with more room."""
+"""Static capacities on the host: a computation in which one overflowed is repeated with a larger one."""
 
 import sys
 from collections.abc import Callable
@@ -9,28 +9,32 @@ from dmdenv.envs.base import Env
 T = TypeVar("T")
 
 
-def with_room(env: Env, compute: Callable[[Env], T], overflow: Callable[[T], float]) -> tuple[Env, T]:
+def compute_within_capacity(env: Env, compute: Callable[[Env], T], overflow: Callable[[T], float]) -> tuple[Env, T]:
     """`compute(env)`, repeated in ever larger environments until nothing overflows.
 
     Args:
         env: the environment.
-        compute: anything pure.
-        overflow: the share of the steps in which the result overflowed.
+        compute: a pure function of the environment.
+        overflow: the fraction of the steps in which a result overflowed.
 
     Returns:
-        `(env, result)`: the environment that was large enough, and what it gave.
+        `(env, result)`: the environment that was large enough, and its result.
 
     Raises:
         CapacityExceeded: when there is nothing to enlarge.
     """
-    while share := overflow(result := compute(env)):
+    while fraction := overflow(result := compute(env)):
         env = env.enlarged()
         env.prepare()
-        tell_growth(env, share)
+        report_overflow(env, fraction)
     return env, result
 
 
-def tell_growth(env: Env, share: float) -> None:
-    """Say that a computation is repeated, and why."""
-    what = f"a capacity of {env.id} overflowed in {share:.1%} of the steps"
-    print(f"{what}; repeating them with more room (compiles again) ...", file=sys.stderr, flush=True)
+def report_overflow(env: Env, fraction: float) -> None:
+    """Say on stderr that a computation is repeated, and why."""
+    print(
+        f"a capacity of {env.id} overflowed in {fraction:.1%} of the steps; repeating them with a larger one"
+        " (compiles again) ...",
+        file=sys.stderr,
+        flush=True,
+    )

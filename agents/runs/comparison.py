@@ -1,6 +1,5 @@
-"""How good a trained policy is: beside the untrained one, doing nothing, and random actions, on the same episodes."""
+"""Compare a trained policy with the untrained one, zero actions and random actions, on the same episodes."""
 
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -11,45 +10,43 @@ import numpy as np
 from dmdenv.agents.base import Policy
 from dmdenv.agents.evaluate import Evaluation, evaluate
 from dmdenv.agents.policies import random_policy, zero_policy
-from dmdenv.agents.runs.capacity import with_room
+from dmdenv.agents.runs.capacity import compute_within_capacity
 from dmdenv.agents.runs.run import Run
 from dmdenv.simulation import Interruption
 
-FINAL_STEPS = 64  # metrics are averaged over the last so many steps of an episode
+FINAL_STEPS = 64  # metrics are averaged over these last steps of an episode
 
 Summary = dict[str, Any]
 
+_evaluate = jax.jit(evaluate, static_argnums=0, static_argnames=("episodes", "steps"))
+
 
 def compare_policies(run: Run, state: Any, *, episodes: int, interruption: Interruption) -> Summary:
-    """Evaluate the four policies on the same fresh episodes.
+    """Evaluate the four policies on the same new episodes.
 
     Args:
-        run: the run, whose seed also makes the episodes.
-        state: the trained state.
+        run: the run; the episodes follow from its seed.
+        state: the training state to evaluate.
         episodes: how many, at least 2.
-        interruption: asked before every policy.
+        interruption: checked before each policy.
 
     Returns:
         What `evaluation.json` holds: for each policy the return and the final means, with standard errors.
     """
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def run_episodes(env, policy, key, params):
-        return evaluate(env, policy, key, episodes=episodes, steps=int(run.params.max_steps), params=params)
-
     policies: dict[str, Policy] = {
         "trained": run.policy(state),
         "untrained": run.policy(run.initial_state()),
         "zero": zero_policy(run.env),
         "random": random_policy(run.env),
     }
+    arguments = {"episodes": episodes, "steps": int(run.params.max_steps), "params": run.params}
     results = {}
     env = run.env
     for name, policy in policies.items():
         interruption.check()
-        env, evaluation = with_room(
+        env, evaluation = compute_within_capacity(
             env,
-            lambda env, policy=policy: run_episodes(env, policy, run.keys.evaluation, run.params),
+            lambda env, policy=policy: _evaluate(env, policy, run.keys.evaluation, **arguments),
             lambda evaluation: evaluation.overflow,
         )
         results[name] = summarise(evaluation)
@@ -71,8 +68,8 @@ def _mean_and_error(values: jax.Array) -> dict[str, float | None]:
     return {"mean": float(np.mean(x)), "standard_error": error}
 
 
-def table(policies: Mapping[str, Summary]) -> str:
-    """The summaries as a small table, one policy a line; flags only where they were up."""
+def format_table(policies: Mapping[str, Summary]) -> str:
+    """The summaries as a small table, one policy per line; flags only where they were set."""
     metrics = next(iter(policies.values()))["metrics"]
     flags = ("overflow", "nonfinite")
     shown = [m for m in metrics if m not in flags or any(p["metrics"][m]["mean"] > 0 for p in policies.values())]

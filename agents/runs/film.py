@@ -1,6 +1,5 @@
-"""Films: an episode, rendered picture by picture, as MP4."""
+"""Films: an episode, rendered frame by frame, as MP4."""
 
-import functools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,27 +11,30 @@ import numpy as np
 
 from dmdenv.agents.base import Policy
 from dmdenv.agents.evaluate import Evaluation, run_episode
-from dmdenv.agents.runs.capacity import with_room
-from dmdenv.agents.runs.files import replacing
+from dmdenv.agents.runs.atomic_write import atomic_write
+from dmdenv.agents.runs.capacity import compute_within_capacity
 from dmdenv.envs.base import Env, Params, State
 from dmdenv.simulation import Interruption
 from dmdenv.simulation.progress import progress
 
-# imageio-ffmpeg would run Python code between fork and exec of the encoder, to shield it from Ctrl-C. With JAX's
-# threads around that may hang; without the shield Ctrl-C ends the encoder too, which `film_states` expects.
+# imageio-ffmpeg would run Python code between fork and exec of the encoder, to protect it from Ctrl-C. Beside JAX's
+# threads that may hang; without it Ctrl-C ends the encoder too, which `film_states` expects.
 os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
+
+_run_episode = jax.jit(run_episode, static_argnums=0, static_argnames=("steps", "record"))
 
 
 def write_film(path: Path, frames: Iterable[np.ndarray], *, fps: int = 30) -> None:
-    """Write pictures as a film (H.264), replacing `path` when it is complete.
+    """Write frames as a film (H.264); `path` is replaced once the film is complete.
 
     Args:
         path: the film; its suffix is the format, `.mp4`.
-        frames: pictures of one shape, uint8 `[H, W, 3]`; an odd H or W is padded by one, as the codec wants it even.
+        frames: pictures of one shape, uint8 `[H, W, 3]`; an odd H or W is padded by one, since the codec needs them
+            even.
         fps: frames per second.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         writer: Any = imageio.get_writer(partial, fps=fps, codec="libx264", quality=8, macro_block_size=2)
         with writer:
             for frame in frames:
@@ -43,18 +45,18 @@ def write_film(path: Path, frames: Iterable[np.ndarray], *, fps: int = 30) -> No
 def film_states(
     path: Path, env: Env, states: Sequence[State], params: Params, *, interruption: Interruption, fps: int = 30
 ) -> None:
-    """Render states one after the other into a film, with a progress bar.
+    """Render a sequence of states into a film, with a progress bar.
 
     Args:
         path: the film.
         env: whose `render` makes the pictures.
-        states: one a frame, see `record`.
+        states: one per frame, see `record_episode`.
         params: the environment's parameters.
-        interruption: asked before every frame.
+        interruption: checked before each frame.
         fps: frames per second.
 
     Raises:
-        Interrupted: when asked to stop; the film is not written.
+        Interrupted: after a signal; the film is not written.
     """
 
     def frames():
@@ -69,12 +71,14 @@ def film_states(
         raise
 
 
-def record(env: Env, policy: Policy, key: jax.Array, params: Params) -> tuple[Evaluation, list[State]]:
-    """One whole episode, and the state before each of its steps, on the host; repeated with more room if it needs it.
+def record_episode(env: Env, policy: Policy, key: jax.Array, params: Params) -> tuple[Evaluation, list[State]]:
+    """Run one episode and keep the state before each of its steps, on the host.
+
+    Where a capacity of the environment overflows, the episode is repeated with a larger one.
 
     Args:
         env: the environment.
-        policy: who acts.
+        policy: the policy that acts.
         key: consumed.
         params: the environment's parameters; `max_steps` must be concrete.
 
@@ -83,12 +87,11 @@ def record(env: Env, policy: Policy, key: jax.Array, params: Params) -> tuple[Ev
         has steps.
     """
     steps = int(params.max_steps)
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def run(env, policy, key, params):
-        evaluation, states = run_episode(env, policy, key, steps=steps, params=params)
-        return jax.tree.map(lambda x: x[None], evaluation), states
-
-    _, seen = with_room(env, lambda env: run(env, policy, key, params), lambda seen: seen[0].overflow)
-    evaluation, states = jax.device_get(seen)
-    return evaluation, [jax.tree.map(lambda x, i=i: x[i], states) for i in range(int(evaluation.lengths[0]))]
+    _, result = compute_within_capacity(
+        env,
+        lambda env: _run_episode(env, policy, key, steps=steps, params=params),
+        lambda result: result[0].overflow,
+    )
+    evaluation, states = jax.device_get(result)
+    states = [jax.tree.map(lambda x, i=i: x[i], states) for i in range(int(evaluation.lengths))]
+    return jax.tree.map(lambda x: x[None], evaluation), states

@@ -1,11 +1,11 @@
-"""`metrics.jsonl`: one line of JSON for each update, in order, none twice."""
+"""`metrics.jsonl`: one line of JSON per update, in order."""
 
 import json
 import math
 from pathlib import Path
 from typing import Any
 
-from dmdenv.agents.runs.files import replacing
+from dmdenv.agents.runs.atomic_write import atomic_write
 
 
 def append_metrics(path: Path, row: dict[str, Any]) -> None:
@@ -25,7 +25,7 @@ def read_metrics(path: Path) -> list[dict[str, float | None]]:
 
 
 def truncate_metrics(path: Path, update: int) -> None:
-    """Drop what was logged after `update` updates: the run goes on from there and logs it again."""
+    """Drop what was logged after `update` updates: a resumed run starts from there and logs it again."""
     kept = [row for row in read_metrics(path) if (row["update"] or 0) <= update]
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("".join(json.dumps(row) + "\n" for row in kept))

@@ -1,33 +1,28 @@
-"""The run folder: all that a training writes, and enough to rebuild it.
+"""The run folder: everything that a training run writes, and enough to rebuild it.
 
 | name | what it is |
 |---|---|
-| `config.json` | the recipe: environment, parameters, agent, seed, precision; and the versions that made it |
-| `metrics.jsonl` | one line for each update |
-| `checkpoints/` | the last few complete states, by the number of updates: a resumed run equals an unbroken one |
-| `learning_curve.png`, `film.mp4`, `evaluation.json` | what came out |
+| `config.json` | the recipe: environment, parameters, agent, seed, precision; and the versions it was written with |
+| `metrics.jsonl` | one line per update |
+| `checkpoints/` | the last few training states, by number of updates; a resumed run equals an uninterrupted one |
+| `learning_curve.png`, `evaluation.json`, `film.mp4` | the results |
 """
 
 import dataclasses
 import functools
-import importlib.metadata
-import json
-import platform
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-import dmdenv
+from dmdenv._core.fields import field_values
 from dmdenv.agents.base import Agent, Policy, get_agent
-from dmdenv.agents.runs.files import replacing
+from dmdenv.agents.runs.recipe import Recipe, read_recipe, write_recipe
 from dmdenv.envs.base import Env, Params
-from dmdenv.envs.registry import make_env
 from dmdenv.simulation.checkpoints import restore_checkpoint, restore_item, save_checkpoint, saved_steps
 
 CHECKPOINTS = "checkpoints"
+RECIPE = "config.json"
 
 
 class Keys(NamedTuple):
@@ -40,7 +35,7 @@ class Keys(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """A run folder, and what its recipe describes. Begin one by `create`, come back to it by `open`."""
+    """A run folder and its recipe. `create` starts a new one, `open` rebuilds an existing one."""
 
     path: Path
     env: Env
@@ -53,62 +48,35 @@ class Run:
         """Make the folder and write the recipe into it.
 
         Raises:
-            FileExistsError: when there is something at this path already.
+            FileExistsError: when the path exists and is not an empty folder.
         """
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise FileExistsError(f"{self.path} exists and is not an empty folder; valid: a new path")
+            raise FileExistsError(f"{self.path} exists and is not an empty folder; must be a new path")
         self.path.mkdir(parents=True, exist_ok=True)
-        recipe = {
-            "env": {"id": self.env.id, "config": field_values(self.env), "params": _numbers(self.params)},
-            "agent": {"name": self.agent_name, "config": field_values(self.config)},
-            "seed": self.seed,
-            "float64": uses_float64(),
-            "versions": {
-                "dmdenv": dmdenv.__version__,
-                "jax": jax.__version__,
-                "jaxlib": importlib.metadata.version("jaxlib"),
-                "python": platform.python_version(),
-            },
-        }
-        with replacing(self.path / "config.json") as partial:
-            partial.write_text(json.dumps(recipe, indent=2) + "\n")
+        recipe = Recipe(self.env, self.params, self.agent_name, self.config, self.seed)
+        write_recipe(self.path / RECIPE, recipe)
         return self
 
     @classmethod
     def open(cls, path: Path, update: int | None = None) -> Self:
-        """The run in an existing folder: environment, parameters, agent and settings, rebuilt from its recipe.
+        """The run in an existing folder, rebuilt from its recipe.
 
         Args:
             path: the folder.
-            update: the checkpoint whose capacities the environment is to have; None for the last one.
+            update: the checkpoint whose capacities the environment gets; None for the last one.
 
         Raises:
             FileNotFoundError: when the folder is missing or holds no run.
             ValueError: when the recipe is not understood, or fits neither this version nor this precision; when there
                 is no such checkpoint.
         """
-        try:
-            recipe = json.loads((path / "config.json").read_text())
-            if recipe["float64"] != uses_float64():
-                raise ValueError(f"{path} was made with JAX_ENABLE_X64={int(recipe['float64'])}; set it to go on")
-            checkpoints = path / CHECKPOINTS
-            saved = [update] if update is not None else saved_steps(checkpoints)[-1:]
-            static = restore_item(checkpoints, saved[0], "env") if saved else recipe["env"]["config"]
-            env = make_env(recipe["env"]["id"], **_tuples(static))
-            name, config = recipe["agent"]["name"], _tuples(recipe["agent"]["config"])
-            return cls(
-                path=path,
-                env=env,
-                params=env.default_params.replace(**_tuples(recipe["env"]["params"])),
-                agent_name=name,
-                config=get_agent(name).Config(**config),
-                seed=recipe["seed"],
-            )
-        except (FileNotFoundError, NotADirectoryError):
-            problem = "has no config.json" if path.is_dir() else "is not a folder"
-            raise FileNotFoundError(f"{path} {problem}; valid: a folder that `dmdenv train` has written") from None
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path / 'config.json'} is not the recipe of a run ({error!r})") from None
+        if not (path / RECIPE).is_file():
+            problem = f"has no {RECIPE}" if path.is_dir() else "is not a folder"
+            raise FileNotFoundError(f"{path} {problem}; must be a folder that `dmdenv train` has written")
+        checkpoints = path / CHECKPOINTS
+        saved = [update] if update is not None else saved_steps(checkpoints)[-1:]
+        env_config = restore_item(checkpoints, saved[0], "env") if saved else None
+        return cls(path, **read_recipe(path / RECIPE, env_config=env_config)._asdict())
 
     @property
     def agent(self) -> Agent:
@@ -120,14 +88,14 @@ class Run:
         """The random keys of training, evaluation and film."""
         return Keys(*jax.random.split(jax.random.key(self.seed), 3))
 
-    # --- the state ------------------------------------------------------------------------------------------------
+    # --- the training state ---------------------------------------------------------------------------------------
 
     def initial_state(self) -> Any:
         """The training state before the first update."""
-        return self._init(self.keys.train, self.params)
+        return _init(self.agent, self.env, self.config, self.keys.train, self.params)
 
     def saved_updates(self) -> list[int]:
-        """The updates of which there is a checkpoint, in order."""
+        """The numbers of updates at which there is a checkpoint, in order."""
         return saved_steps(self.checkpoints_path)
 
     def save(self, state: Any) -> Path:
@@ -146,7 +114,7 @@ class Run:
         saved = self.saved_updates()
         if update is None and not saved:
             return self.initial_state()
-        template = jax.eval_shape(self._init, self.keys.train, self.params)
+        template = jax.eval_shape(self.initial_state)
         return restore_checkpoint(self.checkpoints_path, saved[-1] if update is None else update, template)
 
     def enlarged(self, state: Any) -> tuple[Self, Any]:
@@ -163,20 +131,16 @@ class Run:
         """The policy of a training state."""
         return self.agent.policy(self.env, self.config, state)
 
-    @functools.cached_property
-    def _init(self):
-        return jax.jit(lambda key, params: self.agent.init(self.env, self.config, key, params=params))
-
-    # --- the files ------------------------------------------------------------------------------------------------
+    # --- files ----------------------------------------------------------------------------------------------------
 
     @property
     def checkpoints_path(self) -> Path:
-        """Folder of the checkpoints, one a number of updates."""
+        """Folder of the checkpoints, one folder for each."""
         return self.path / CHECKPOINTS
 
     @property
     def metrics_path(self) -> Path:
-        """One line of JSON for each update."""
+        """One line of JSON per update."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -191,29 +155,10 @@ class Run:
 
     @property
     def evaluation_path(self) -> Path:
-        """Trained, untrained, zero and random policies on the same episodes."""
+        """Trained, untrained, zero-action and random policies on the same episodes."""
         return self.path / "evaluation.json"
 
 
-def uses_float64() -> bool:
-    """Whether numbers have double precision, as under `JAX_ENABLE_X64=1`."""
-    return jnp.result_type(float) == jnp.float64
-
-
-def field_values(instance: Any) -> dict[str, Any]:
-    """The fields of a dataclass instance by name, not copied."""
-    return {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
-
-
-def _numbers(params: Params) -> dict[str, Any]:
-    """All parameters as numbers and lists, so that a run keeps its own when a default changes later."""
-    return {name: np.asarray(value).tolist() for name, value in field_values(params).items()}
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no tuples, and static fields must be hashable."""
-    return {name: _tuple(value) for name, value in values.items()}
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(map(_tuple, value)) if isinstance(value, list) else value
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _init(agent: Agent, env: Env, config: Any, key: jax.Array, params: Params) -> Any:
+    return agent.init(env, config, key, params=params)

@@ -38,6 +38,11 @@ class Declared(Replaceable):
                 object.__setattr__(self, field.name, value)
 
 
+def field_values(instance: Any) -> dict[str, Any]:
+    """The fields of a dataclass instance by name, not copied."""
+    return {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)}
+
+
 # --- kinds of fields --------------------------------------------------------------------------------------------------
 
 

@@ -96,7 +96,7 @@ def test_the_capacities_of_a_flat_view_grow():
     envs = GymnasiumVectorEnv(Centralised(Crowded()), 2, params={"target": -0.5})  # needs room for 4
     envs.reset(seed=0)
     assert not envs.step(np.zeros((2, 1), np.float32))[4]["overflow"].any()
-    assert envs.instances.env == Centralised(Crowded(room=4))
+    assert envs.instances.env == Centralised(Crowded(capacity=4))
 
 
 @pytest.mark.parametrize("env", [FLOCK, Pairs(rows=3)], ids=["flocking", "pairs"])

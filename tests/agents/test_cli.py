@@ -1,5 +1,7 @@
-"""The command `dmdenv`: what it prints, what it writes, how it refuses, and how it stops and goes on."""
+"""The command `dmdenv`: what it prints, what it writes, how it refuses bad arguments, stops and resumes."""
 
+import contextlib
+import io
 import json
 import os
 import pathlib
@@ -14,12 +16,12 @@ import pytest
 
 from dmdenv.agents.cli.main import main
 from dmdenv.agents.runs.run import Run
-from dmdenv.envs import registry
 from dmdenv.simulation.checkpoints import to_arrays
 from probe_envs import PROBES
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = ["--num-envs", "2", "--window", "2", "--hidden", "4", "--eval-episodes", "2"]
+MASS = [*TINY, "--updates", "6", "--env", "time_step=0.1", "--params", "max_steps=20", "--seed", "4"]
 WITH_PROBES = """
 import sys
 from dmdenv.agents.cli.main import main
@@ -31,8 +33,7 @@ main(sys.argv[1:])
 
 
 @pytest.fixture(autouse=True)
-def _probes(monkeypatch, tmp_path):
-    monkeypatch.setattr(registry, "_ENVS", PROBES)
+def _working_directory(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
@@ -41,13 +42,6 @@ def dmdenv(*arguments):
     with pytest.raises(SystemExit) as stop:
         main([str(a) for a in arguments])
     return stop.value.code or 0
-
-
-def start(*arguments):
-    """Run the command in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    command = [sys.executable, "-c", WITH_PROBES, *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def frames(film):
@@ -99,25 +93,30 @@ def test_list_shows_spaces_configuration_and_parameters(capsys):
     [
         ("list nope", "ENV: unknown environment id 'nope'; valid ids: best_action, "),
         ("train nope", "ENV: unknown environment id 'nope'; valid ids: best_action, "),
-        ("train", "ENV: missing; valid: an environment of `dmdenv list`, or --resume RUN_DIR"),
-        ("train misfit", "ENV misfit: Misfit has observations [4, 2] and actions [3]"),
+        ("train", "ENV: missing; must be an environment of `dmdenv list`, or use --resume RUN_DIR"),
+        ("train misfit", "ENV misfit: Misfit has observations [4, 2] and actions [3]; must be"),
         ("train best_action --agent nope", "--agent nope: unknown agent 'nope'; valid agents: apg"),
-        ("train best_action --env scale", "--env scale: not an assignment; valid: KEY=VALUE"),
+        ("train best_action --env scale", "--env scale: must be KEY=VALUE, without spaces"),
         ("train best_action --env size=3", "--env size=3: 'best_action' has no configuration field 'size'; valid fiel"),
-        ("train best_action --env scale=x", "--env scale=x: 'x' is not a number; the default is 1.0"),
-        ("train best_action --env scale=-1", "--env scale=-1: scale = -1 is out of range; valid: numbers above 0"),
-        ("train best_action --env label=3", "--env label=3: 3 is not a word; the default is 'probe'"),
+        ("train best_action --env scale=x", "--env scale=x: BestAction.scale = 'x'; must be a finite number > 0"),
+        ("train best_action --env width=x", "--env width=x: width = 'x'; must be a number, such as 1.0"),
+        ("train best_action --env scale=-1", "--env scale=-1: BestAction.scale = -1; must be a finite number > 0"),
+        ("train best_action --env label=3", "--env label=3: label = 3; must be a word, such as 'probe'"),
         ("train best_action --params target=2", "--params target=2: ProbeParams.target = 2; must be a finite number "),
         ("train best_action --params speed=2", "--params speed=2: ProbeParams has no field 'speed'; valid fields: "),
-        ("train best_action --window 0", "window = 0 is not valid; valid: whole numbers from 1"),
-        ("train best_action --checkpoint-every 0", "--checkpoint-every 0: out of range; valid: whole numbers from 1"),
-        ("train best_action --eval-episodes 1", "--eval-episodes 1: out of range; valid: whole numbers from 2"),
-        ("train --resume nowhere", "--resume nowhere: nowhere is not a folder; valid: a folder that `dmdenv train` ha"),
-        ("rollout", "ENV: missing; valid: an environment of `dmdenv list`, or --policy RUN_DIR"),
+        ("train best_action --window 0", "--window 0: window = 0; must be an integer >= 1"),
+        ("train best_action --hidden 4 0", "--hidden 4 0: hidden = (4, 0); must be a tuple of integers >= 1"),
+        ("train best_action --checkpoint-every 0", "--checkpoint-every 0: must be an integer >= 1"),
+        ("train best_action --eval-episodes 1", "--eval-episodes 1: must be an integer >= 2"),
+        (
+            "train --resume nowhere",
+            "--resume nowhere: nowhere is not a folder; must be a folder that `dmdenv train` h",
+        ),
+        ("rollout", "ENV: missing; must be an environment of `dmdenv list`, or use --policy RUN_DIR"),
         ("rollout best_action --policy nowhere", "--policy nowhere (valid: zero, random, RUN_DIR, RUN_DIR/checkpoints"),
         ("rollout best_action --steps 0", "--steps 0: ProbeParams.max_steps = 0; must be a whole number >= 1"),
-        ("rollout best_action --film a.gif", "--film a.gif: not an MP4 file; valid: a path that ends in .mp4"),
-        ("rollout best_action --fps 0", "--fps 0: out of range; valid: whole numbers from 1"),
+        ("rollout best_action --film a.gif", "--film a.gif: must end in .mp4"),
+        ("rollout best_action --fps 0", "--fps 0: must be an integer >= 1"),
     ],
 )
 def test_bad_argument_is_refused_in_one_line(capsys, arguments, message):
@@ -143,13 +142,9 @@ def test_what_cannot_be_parsed_exits_with_2(capsys, arguments):
 def trained(tmp_path_factory):
     """A run folder of the point mass, and what the command printed."""
     path = tmp_path_factory.mktemp("runs") / "mass"
-    process = start(
-        "train", "point_mass", *TINY, "--updates", 5, "--checkpoint-every", 2, "--run-dir", path,
-        "--params", "max_steps=20", "--env", "time_step=0.1", "--seed", 4,
-    )  # fmt: skip
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0, err
-    return path, out, err
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        assert dmdenv("train", "point_mass", *MASS, "--checkpoint-every", 2, "--run-dir", path) == 0
+    return path, out.getvalue(), err.getvalue()
 
 
 def test_train_writes_a_run_folder(trained):
@@ -158,10 +153,10 @@ def test_train_writes_a_run_folder(trained):
     assert sorted(p.name for p in path.iterdir()) == names
     assert all(str(path / name) in out for name in names)
     assert "compiling" in err
-    assert "5/5" in err
+    assert "6/6" in err
     run = Run.open(path)
     assert (run.env.time_step, run.params.max_steps, run.seed) == (0.1, 20, 4)  # pyright: ignore[reportAttributeAccessIssue]
-    assert run.saved_updates() == [2, 4, 5]
+    assert run.saved_updates() == [2, 4, 6]
     assert frames(run.film_path) == 20
 
 
@@ -170,7 +165,7 @@ def test_train_compares_policies_on_the_same_episodes(trained):
     policies = json.loads((path / "evaluation.json").read_text())["policies"]
     assert list(policies) == ["trained", "untrained", "zero", "random"]
     assert all({"distance", "overflow", "nonfinite"} == set(p["metrics"]) for p in policies.values())
-    # the first policy acts almost as if it did nothing, and on the same episodes its return is almost the same
+    # the initial policy's actions are almost zero, so on the same episodes its return is almost that of zero actions
     untrained, zero = policies["untrained"]["return"], policies["zero"]["return"]
     assert untrained["mean"] != zero["mean"]
     assert abs(untrained["mean"] - zero["mean"]) < 0.1 * zero["standard_error"]
@@ -180,13 +175,13 @@ def test_train_compares_policies_on_the_same_episodes(trained):
     assert f"{zero['mean']:.4g} ± " in table[3]
 
 
-def test_resume_keeps_what_the_run_began_with(trained, capsys):
+def test_resume_refuses_other_settings_than_those_of_the_run(trained, capsys):
     path = trained[0]
     for arguments, message in [
-        ("best_action", f"ENV best_action: cannot change in a resumed run; valid: point_mass, with which {path} began"),
-        ("--window 3", "--window 3: cannot change in a resumed run; valid: 2"),
-        ("--seed 1", "--seed 1: cannot change in a resumed run; valid: 4"),
-        ("--params friction=1", "--params friction=1: cannot change in a resumed run"),
+        ("best_action", f"ENV best_action: cannot change when a run is resumed; must be point_mass, as in {path}"),
+        ("--window 3", "--window 3: cannot change when a run is resumed; must be 2"),
+        ("--seed 1", "--seed 1: cannot change when a run is resumed; must be 4"),
+        ("--params friction=1", "--params friction=1: cannot change when a run is resumed"),
     ]:
         assert dmdenv("train", "--resume", path, *arguments.split()) == 2
         assert message in capsys.readouterr().err
@@ -210,7 +205,7 @@ def test_rollout_of_a_run_makes_a_film(trained, capsys):
 def test_rollout_needs_a_checkpoint(trained, capsys, tmp_path):
     (tmp_path / "config.json").write_bytes((trained[0] / "config.json").read_bytes())
     assert dmdenv("rollout", "--policy", tmp_path) == 2
-    assert "there is no checkpoint yet" in capsys.readouterr().err
+    assert "no checkpoint yet" in capsys.readouterr().err
 
 
 def test_rollout_needs_no_training(capsys):
@@ -218,7 +213,63 @@ def test_rollout_needs_no_training(capsys):
     assert "random" in capsys.readouterr().out
 
 
-# --- stop and go on ---------------------------------------------------------------------------------------------------
+# --- stop and resume --------------------------------------------------------------------------------------------------
+
+
+def test_interrupted_training_is_resumed_bit_for_bit(trained, capsys, interrupt_after):
+    interrupt_after(update=3)
+    assert dmdenv("train", "point_mass", *MASS, "--no-film", "--run-dir", "mass") == 130
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-2] == "interrupted by SIGINT; checkpoint after update 3 of 6. To resume:"
+    command = printed[-1].split()
+    assert command == "dmdenv train --resume mass --eval-episodes 2 --no-film".split()
+    assert dmdenv(*command[1:]) == 0
+    assert_equal_runs(Run.open(pathlib.Path("mass")), Run.open(trained[0]))
+
+
+def assert_equal_runs(run, expected):
+    """The same result, bit for bit."""
+    states = [to_arrays(r.restore(r.config.updates)) for r in (run, expected)]
+    assert states[0].keys() == states[1].keys()
+    for name, array in states[0].items():
+        np.testing.assert_array_equal(array, states[1][name], err_msg=name)
+    assert run.evaluation_path.read_text() == expected.evaluation_path.read_text()
+    assert len(run.metrics_path.read_text().splitlines()) == run.config.updates
+
+
+WITH_PROBES = """
+import sys
+from dmdenv.agents.cli.main import main
+from dmdenv.envs import registry
+from probe_envs import PROBES
+registry._ENVS.update(PROBES)
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_a_process_in_good_order(tmp_path):
+    arguments = ["train", "point_mass", *TINY, "--updates", "800", "--no-film"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    process = subprocess.Popen(
+        [sys.executable, "-c", WITH_PROBES, *arguments, "--run-dir", "run"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_for_lines(process, tmp_path / "run" / "metrics.jsonl", 3)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+
+    *_, last = Run.open(tmp_path / "run").saved_updates()
+    assert 3 <= last < 800
+    assert f"interrupted by SIGINT; checkpoint after update {last} of 800. To resume:" in out
+    assert dmdenv(*out.splitlines()[-1].split()[1:]) == 0
+    assert dmdenv(*arguments, "--run-dir", "uninterrupted") == 0
+    assert_equal_runs(*(Run.open(tmp_path / name) for name in ("run", "uninterrupted")))
 
 
 def wait_for_lines(process, path, count, seconds=240):
@@ -233,29 +284,3 @@ def wait_for_lines(process, path, count, seconds=240):
             continue
         pytest.fail(f"the process ended early: {process.communicate()}")
     pytest.fail(f"{path} has not got {count} lines in {seconds} s")
-
-
-def test_interrupted_training_goes_on_bit_by_bit(tmp_path):
-    common = [*TINY, "--updates", "800", "--no-film"]
-    process = start("train", "point_mass", *common, "--run-dir", tmp_path / "broken")
-    wait_for_lines(process, tmp_path / "broken" / "metrics.jsonl", 3)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
-    assert "Traceback" not in err
-
-    *_, last = Run.open(tmp_path / "broken").saved_updates()
-    assert 3 <= last < 800
-    assert f"interrupted by SIGINT; checkpoint after update {last} of 800. To go on:" in out
-    command = out.splitlines()[-1].split()
-    assert command == ["dmdenv", "train", "--resume", str(tmp_path / "broken"), "--eval-episodes", "2", "--no-film"]
-
-    assert dmdenv(*command[1:]) == 0
-    assert dmdenv("train", "point_mass", *common, "--run-dir", tmp_path / "unbroken") == 0
-    broken, unbroken = (Run.open(tmp_path / name) for name in ("broken", "unbroken"))
-    states = [to_arrays(run.restore(800)) for run in (broken, unbroken)]
-    assert states[0].keys() == states[1].keys()
-    for name, array in states[0].items():
-        np.testing.assert_array_equal(array, states[1][name], err_msg=name)
-    assert broken.evaluation_path.read_text() == unbroken.evaluation_path.read_text()
-    assert len(broken.metrics_path.read_text().splitlines()) == 800

@@ -1,39 +1,34 @@
-"""The run folder: what is written, what survives an interruption, and that a resumed run is the unbroken one."""
+"""The run folder: what is written, what survives an interruption, and how capacities grow."""
 
 import json
-import os
-import signal
 import subprocess
 
 import imageio.v3 as iio
 import imageio_ffmpeg
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dmdenv.agents import apg
-from dmdenv.agents.runs import training
-from dmdenv.agents.runs.comparison import compare_policies, table
-from dmdenv.agents.runs.files import replacing
-from dmdenv.agents.runs.film import record, write_film
-from dmdenv.agents.runs.learning_curve import draw_learning_curve
-from dmdenv.agents.runs.metrics import append_metrics, read_metrics, truncate_metrics
-from dmdenv.agents.runs.run import Run
-from dmdenv.agents.runs.training import train_run
-from dmdenv.envs import registry
+from dmdenv.agents.runs import (
+    Run,
+    compare_policies,
+    draw_learning_curve,
+    read_metrics,
+    record_episode,
+    train_run,
+    write_film,
+)
+from dmdenv.agents.runs.atomic_write import atomic_write
+from dmdenv.agents.runs.capacity import compute_within_capacity
+from dmdenv.agents.runs.comparison import format_table
+from dmdenv.agents.runs.metrics import append_metrics, truncate_metrics
 from dmdenv.envs.base import CapacityExceeded
 from dmdenv.simulation import Interrupted, Interruption
-from dmdenv.simulation.checkpoints import KEPT, from_arrays, restore_checkpoint, save_checkpoint, saved_steps, to_arrays
-from probe_envs import PROBES, Crowded, PointMass
+from dmdenv.simulation.checkpoints import to_arrays
+from probe_envs import Crowded, PointMass
 
 CONFIG = apg.Config(updates=6, num_envs=2, window=2, hidden=(4,))
-STATE = {"weights": jnp.arange(3.0), "none": jnp.zeros((0, 2)), "key": jax.random.key(5), "count": jnp.int32(7)}
-
-
-@pytest.fixture(autouse=True)
-def _probes(monkeypatch):
-    monkeypatch.setattr(registry, "_ENVS", {**registry._ENVS, **PROBES})
 
 
 def new_run(path, env=None, *, config=CONFIG, **changes):
@@ -67,12 +62,12 @@ def test_recipe_names_versions_and_values(tmp_path):
 
 def test_folder_in_use_is_not_overwritten(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="exists and is not an empty folder; valid: a new path"):
+    with pytest.raises(FileExistsError, match="exists and is not an empty folder; must be a new path"):
         new_run(tmp_path)
 
 
 def test_what_is_not_a_run_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is not a folder; valid: a folder that `dmdenv train` has written"):
+    with pytest.raises(FileNotFoundError, match="is not a folder; must be a folder that `dmdenv train` has written"):
         Run.open(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         Run.open(tmp_path)
@@ -83,134 +78,83 @@ def test_what_is_not_a_run_is_refused(tmp_path):
 
 def test_other_precision_is_refused(tmp_path):
     new_run(tmp_path / "run")
-    with jax.enable_x64(True), pytest.raises(ValueError, match="was made with JAX_ENABLE_X64=0; set it to go on"):
+    with (
+        jax.enable_x64(True),
+        pytest.raises(ValueError, match="was written with JAX_ENABLE_X64=0; set it to res"),
+    ):
         Run.open(tmp_path / "run")
-
-
-# --- checkpoints ------------------------------------------------------------------------------------------------------
-
-
-def test_checkpoint_gives_back_every_bit(tmp_path):
-    save_checkpoint(tmp_path, 4, STATE)
-    restored = restore_checkpoint(tmp_path, 4, jax.eval_shape(lambda: STATE))
-    assert jax.tree.structure(restored) == jax.tree.structure(STATE)
-    jax.tree.map(np.testing.assert_array_equal, to_arrays(restored), to_arrays(STATE))
-    assert restored["key"].dtype == STATE["key"].dtype
-    assert restored["none"].shape == (0, 2)
-
-
-def test_the_last_few_checkpoints_stay(tmp_path):
-    for update in range(1, KEPT + 3):
-        save_checkpoint(tmp_path, update, STATE)
-    assert saved_steps(tmp_path) == list(range(3, KEPT + 3))
-    with pytest.raises(ValueError, match=r"there is no checkpoint 1 in .*; must be one of 3, 4, 5"):
-        restore_checkpoint(tmp_path, 1, STATE)
-
-
-def test_half_written_checkpoint_is_not_seen(tmp_path):
-    save_checkpoint(tmp_path, 1, STATE)
-    half = tmp_path / "2.orbax-checkpoint-tmp-1234567890"
-    half.mkdir()
-    (half / "manifest.ocdbt").write_bytes(b"half")
-    assert saved_steps(tmp_path) == [1]
-    save_checkpoint(tmp_path, 2, STATE)
-    assert saved_steps(tmp_path) == [1, 2]
-
-
-def test_checkpoint_of_another_structure_is_refused():
-    arrays = to_arrays(STATE)
-    with pytest.raises(ValueError, match=r"the leaf \['more'\] is in the state only"):
-        from_arrays(arrays, {**STATE, "more": jnp.zeros(1)})
-    with pytest.raises(ValueError, match=r"the leaf \['weights'\] is float32\[3\] in the checkpoint, float32\[4\] in"):
-        from_arrays(arrays, {**STATE, "weights": jnp.zeros(4)})
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def train_until(run, update):
-    """Train, interrupted by a signal during some update."""
-    log = training.append_metrics
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path, interrupt_after):
+    whole = new_run(tmp_path / "whole")
+    _, expected = train_run(whole, checkpoint_every=2, interruption=Interruption())
+    assert whole.saved_updates() == [2, 4, 6]
 
-    def log_and_interrupt(path, row):
-        log(path, row)
-        if row["update"] == update:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with pytest.MonkeyPatch.context() as patch, Interruption() as interruption:
-        patch.setattr(training, "append_metrics", log_and_interrupt)
-        with pytest.raises(Interrupted, match="SIGINT"):
-            train_run(run, checkpoint_every=100, interruption=interruption)
-
-
-def test_resumed_training_is_the_unbroken_one(tmp_path):
-    unbroken = new_run(tmp_path / "unbroken")
-    _, expected = train_run(unbroken, checkpoint_every=2, interruption=Interruption())
-    assert unbroken.saved_updates() == [2, 4, 6]
-
-    new_run(tmp_path / "broken")
-    train_until(Run.open(tmp_path / "broken"), 3)
-    broken = Run.open(tmp_path / "broken")
-    assert broken.saved_updates() == [3]
-    with broken.metrics_path.open("a") as log:  # as after a crash: lines behind the checkpoint, the last one cut off
+    run = new_run(tmp_path / "run")
+    interrupt_after(update=3)
+    with Interruption() as interruption, pytest.raises(Interrupted, match="SIGINT"):
+        train_run(run, checkpoint_every=100, interruption=interruption)
+    run = Run.open(run.path)
+    assert run.saved_updates() == [3]
+    with run.metrics_path.open("a") as log:  # as after a crash: lines after the checkpoint, the last one cut off
         log.write('{"update": 4, "seconds": 0.1}\n{"update": 5, "sec')
-    _, state = train_run(broken, checkpoint_every=2, interruption=Interruption())
+    _, state = train_run(run, checkpoint_every=2, interruption=Interruption())
 
     jax.tree.map(np.testing.assert_array_equal, to_arrays(state), to_arrays(expected))
-    rows, expected_rows = read_metrics(broken.metrics_path), read_metrics(unbroken.metrics_path)
+    rows, expected_rows = read_metrics(run.metrics_path), read_metrics(whole.metrics_path)
     assert [row["update"] for row in rows] == [1, 2, 3, 4, 5, 6]
     for row, expected_row in zip(rows, expected_rows, strict=True):
         assert {**row, "seconds": 0} == {**expected_row, "seconds": 0}
 
-    _, again = train_run(broken, checkpoint_every=2, interruption=Interruption())
+    _, again = train_run(run, checkpoint_every=2, interruption=Interruption())
     jax.tree.map(np.testing.assert_array_equal, to_arrays(again), to_arrays(expected))
 
 
-def test_overflow_repeats_the_update_with_more_room(tmp_path, capsys):
-    run = new_run(tmp_path / "run", Crowded(), target=-0.5)
+# --- capacities -------------------------------------------------------------------------------------------------------
+
+
+def test_overflow_repeats_the_update_with_a_larger_capacity(tmp_path, capsys):
+    run = new_run(tmp_path / "run", Crowded(capacity=2), target=-0.5)
     enlarged, state = train_run(run, checkpoint_every=4, interruption=Interruption())
-    assert enlarged.env == Crowded(room=4)
-    assert capsys.readouterr().err.count("overflowed in 100.0% of the steps; repeating them with more room") == 2
+    assert enlarged.env == Crowded(capacity=4)
+    message = "a capacity of crowded overflowed in 100.0% of the steps; repeating them with a larger one"
+    assert capsys.readouterr().err.count(message) == 1
     assert [row["overflow"] for row in read_metrics(run.metrics_path)] == [0.0] * 6
 
-    roomy = new_run(tmp_path / "roomy", Crowded(room=4), target=-0.5)
-    _, expected = train_run(roomy, checkpoint_every=4, interruption=Interruption())
+    large = new_run(tmp_path / "large", Crowded(capacity=4), target=-0.5)
+    _, expected = train_run(large, checkpoint_every=4, interruption=Interruption())
     jax.tree.map(np.testing.assert_array_equal, to_arrays(state), to_arrays(expected))
 
-    assert Run.open(run.path).env == Crowded(room=4)
+    assert Run.open(run.path).env == Crowded(capacity=4)
     _, again = train_run(Run.open(run.path, 4), checkpoint_every=4, interruption=Interruption())
     jax.tree.map(np.testing.assert_array_equal, to_arrays(again), to_arrays(expected))
 
 
-def test_evaluation_and_film_repeat_with_more_room_too(tmp_path):
-    run = new_run(tmp_path / "run", Crowded(), target=-0.5, max_steps=3)
+def test_evaluation_and_film_are_repeated_with_larger_capacities_too(tmp_path):
+    run = new_run(tmp_path / "run", Crowded(capacity=2), target=-0.5, max_steps=3)
     state = run.initial_state()
     summary = compare_policies(run, state, episodes=2, interruption=Interruption())
     assert summary["policies"]["trained"]["metrics"]["overflow"]["mean"] == 0.0
-    evaluation, states = record(run.env, run.policy(state), run.keys.film, run.params)
+    evaluation, states = record_episode(run.env, run.policy(state), run.keys.film, run.params)
     assert evaluation.overflow == 0.0
     assert len(states) == 3
 
 
-def test_overflow_stops_the_training_where_no_room_is_enough(tmp_path):
-    run = new_run(tmp_path / "run", Crowded(), target=-0.75)
-    with pytest.raises(CapacityExceeded, match=r"there is no more room; valid: target from -0\.5"):
+def test_capacity_grows_until_nothing_overflows():
+    env, result = compute_within_capacity(Crowded(), lambda env: env.capacity, lambda capacity: 0.5 * (capacity < 4))
+    assert env == Crowded(capacity=4)
+    assert result == 4
+
+
+def test_overflow_stops_the_training_where_no_capacity_is_enough(tmp_path):
+    run = new_run(tmp_path / "run", Crowded(capacity=2), target=-0.75)
+    with pytest.raises(CapacityExceeded, match=r"no larger capacity; must be a target >= -0\.5"):
         train_run(run, checkpoint_every=1, interruption=Interruption())
     assert run.saved_updates() == []
     assert read_metrics(run.metrics_path) == []
-
-
-def test_signals_are_noted_and_the_second_one_stops_at_once():
-    before = signal.getsignal(signal.SIGTERM)
-    with Interruption() as interruption:
-        interruption.check()
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Interrupted, match="SIGTERM") as stop:
-            interruption.check()
-        assert stop.value.exit_code == 143
-        with pytest.raises(Interrupted, match="SIGINT"):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) is before
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -231,7 +175,7 @@ def test_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     path.write_text("old")
 
     def fail_half_way():
-        with replacing(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text("ne")
             raise RuntimeError("half way")
 
@@ -239,7 +183,7 @@ def test_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
         fail_half_way()
     assert [p.name for p in tmp_path.iterdir()] == ["result.txt"]
     assert path.read_text() == "old"
-    with replacing(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text("new")
     assert path.read_text() == "new"
 
@@ -266,10 +210,10 @@ def test_film_has_every_frame(tmp_path):
     np.testing.assert_allclose(pixels.reshape(10, 16 * 22).mean(axis=1), 20 * np.arange(10), atol=6)
 
 
-def test_table_shows_flags_only_when_they_are_up():
+def test_table_shows_flags_only_where_they_are_set():
     def summary(overflow):
         mean = {"mean": 1.23456, "standard_error": 0.0123}
         return {"return": mean, "metrics": {"order": mean, "overflow": {"mean": overflow, "standard_error": None}}}
 
-    assert table({"a": summary(0.0)}) == "policy  return         order\na       1.235 ± 0.012  1.235 ± 0.012"
-    assert "overflow" in table({"a": summary(0.0), "b": summary(0.5)})
+    assert format_table({"a": summary(0.0)}) == "policy  return         order\na       1.235 ± 0.012  1.235 ± 0.012"
+    assert "overflow" in format_table({"a": summary(0.0), "b": summary(0.5)})

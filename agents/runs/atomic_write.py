@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are written as a whole or not at all."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to, of the same suffix; it takes `path`'s place when all went well."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, with the same suffix, to write to; it replaces `path` unless an error occurs."""
     partial = path.with_name(f".partial-{path.name}")
     try:
         yield partial
