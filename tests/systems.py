@@ -1,4 +1,4 @@
-"""Small systems that the tests of dynamics and of minimisers share."""
+"""Small systems and integrators that the tests of dynamics and of minimisers share."""
 
 import functools
 import itertools
@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmdenv._core.pytree import pytree
+from dmdenv.integrators import NVE, Brownian, Bussi, Filament, Langevin, NoseHoover
 from dmdenv.neighbors import Pairs
-from dmdenv.potentials import Potential
-from dmdenv.space import Space
+from dmdenv.potentials import Potential, lennard_jones
+from dmdenv.space import Periodic, Space
 
 FCC = ((0.0, 0.0, 0.0), (0.5, 0.5, 0.0), (0.5, 0.0, 0.5), (0.0, 0.5, 0.5))
 
@@ -57,3 +58,55 @@ def central_difference(function, x, direction, h: float) -> float:
         return float(function(jax.tree.map(lambda a, b: a + t * b, x, direction)))
 
     return (at(h) - at(-h)) / (2 * h)
+
+
+# --- integrators, and a liquid that they move -------------------------------------------------------------------------
+
+INTEGRATORS = {
+    "nve": lambda dt=0.002: NVE(dt=dt),
+    "nose_hoover": lambda dt=0.002: NoseHoover(dt=dt, temperature=0.9, relaxation_time=0.2),
+    "langevin": lambda dt=0.002: Langevin(dt=dt, temperature=0.9, friction=1.5),
+    "bussi": lambda dt=0.002: Bussi(dt=dt, temperature=0.9, relaxation_time=0.2),
+    "brownian": lambda dt=0.0005: Brownian(dt=dt, temperature=0.9, friction=2.0),
+    "filament": lambda dt=0.0002: Filament(dt=dt, temperature=0.9, friction=2.0),
+}
+
+
+def conserved(method, potential, state):
+    return method.conserved(potential, state)
+
+
+def positions(method, potential, state):
+    return state.positions
+
+
+def momentum(method, potential, state):
+    return jnp.sum(state.masses[:, None] * state.velocities, axis=0)
+
+
+def smooth_lennard_jones(**parameters):
+    return lennard_jones(cutoff=2.5, onset=2.0, truncation="switched", **parameters)
+
+
+@functools.cache
+def liquid(dtype="float64"):
+    """108 particles of a Lennard-Jones liquid at density 0.8442, somewhat equilibrated: positions, velocities, side."""
+    r, side = crystal(3, 0.8442)
+    method = Langevin(dt=0.005, temperature=0.9, friction=1.0)
+    state = method.init(smooth_lennard_jones(), Periodic(side), r, key=jax.random.key(0))
+    state, _ = run(method, smooth_lennard_jones(), state, steps=1000)
+    v = state.velocities - jnp.mean(state.velocities, axis=0, keepdims=True)
+    return np.asarray(state.positions, dtype), np.asarray(v, dtype), side
+
+
+def small_liquid():
+    """16 discs in a square box: positions, masses, box."""
+    r, side = crystal(4, 0.6, basis=((0.0, 0.0),), noise=0.05)
+    return r, 1.0 + jnp.arange(16.0) / 8, side
+
+
+def started(method, **options):
+    r, v, side = liquid()
+    if not isinstance(method, Brownian | Filament):
+        options["velocities"] = v
+    return method.init(smooth_lennard_jones(), Periodic(side), r, key=jax.random.key(1), **options)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 # Without optimisation, for programs that run for microseconds.
 QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-NIST = pathlib.Path(__file__).parents[1] / "data" / "nist_lj_config4.xyz"
+NIST = pathlib.Path(__file__).parents[2] / "data" / "nist_lj_config4.xyz"
 
 
 @jax.jit

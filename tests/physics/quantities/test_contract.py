@@ -1,0 +1,103 @@
+"""What all quantities have in common: batches, precision, bad input."""
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dmdenv import quantities
+from dmdenv.neighbors import AllPairs
+from dmdenv.space import Free, Periodic, Triclinic
+from fluids import BOX, CELL, EDGES, neighbor_list, random_fluid, soft
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+INTEGERS = np.array([[1, 0, 0], [2, -1, 3]])
+
+
+@jax.jit
+def measured(potential, box, r, v):
+    space, pairs = Periodic(box), AllPairs()
+    edges = jnp.asarray(EDGES, r.dtype)
+    return {
+        "temperature": quantities.temperature(v),
+        "stress": quantities.stress_tensor(potential, space, r, pairs, velocities=v),
+        "g": quantities.radial_distribution(space, r, pairs, edges),
+        "smooth g": quantities.radial_distribution(space, r, pairs, edges, broadening=0.1),
+        "s": quantities.structure_factor(space, r, INTEGERS),
+        "msd": quantities.mean_squared_displacement_series(jnp.stack([r, r + v])),
+        "psi": quantities.bond_order(Periodic(box[:2]), r[:, :2], pairs, cutoff=1.5),
+        "q": quantities.averaged_steinhardt(space, r, pairs, l=4, cutoff=1.5, onset=1.2),
+        "polar": quantities.polar_order(v),
+        "contacts": quantities.contact_numbers(space, r, pairs, diameter=1.0),
+        "size": quantities.radius_of_gyration(quantities.unfold(space, r)),
+    }
+
+
+@pytest.mark.slow
+def test_a_batch_equals_a_loop():
+    batch = (
+        BOX + np.random.default_rng(0).uniform(0, 1, (3, 3)),
+        np.stack([random_fluid(np.diag(BOX), 30, seed) for seed in range(3)]),
+        np.random.default_rng(1).normal(size=(3, 30, 3)),
+    )
+    together = jax.jit(jax.vmap(measured, (None, 0, 0, 0)))(soft(), *batch)
+    for k in range(3):
+        alone = measured(soft(), *(x[k] for x in batch))
+        jax.tree.map(lambda a, b, k=k: np.testing.assert_allclose(a[k], b, atol=1e-10), together, alone)
+
+
+def test_single_precision_stays_single_precision():
+    example = (soft(), BOX, random_fluid(np.diag(BOX), 30), np.zeros((30, 3)))
+    found = jax.eval_shape(measured, *jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), example))
+    dtypes = {name: str(leaf.dtype) for name, leaf in found.items()}
+    assert dtypes == {**dict.fromkeys(found, "float32"), "psi": "complex64", "contacts": "int32"}
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+R = np.zeros((4, 3))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: quantities.temperature(R, constraints=12), "constraints = 12; must be"),
+        (lambda: quantities.pressure(soft(), Free(), R, AllPairs()), "space = Free.*; valid: a periodic space"),
+        (lambda: quantities.stress_tensor(soft(), Free(), R, AllPairs()), "space = Free.*; valid: a periodic space"),
+        (lambda: quantities.radial_distribution(Free(), R, AllPairs(), EDGES), "space = Free"),
+        (
+            lambda: quantities.radial_distribution(Periodic(5.0), R, AllPairs(), EDGES),
+            r"edges\[-1\] = 2.6; valid: up to half",
+        ),
+        (
+            lambda: quantities.radial_distribution(Periodic(9.0), R, AllPairs(), EDGES[::-1]),
+            "edges = .*; must increase",
+        ),
+        (
+            lambda: quantities.radial_distribution(Periodic(9.0), R, AllPairs(), EDGES[:1]),
+            r"edges has shape \(1,\); must be",
+        ),
+        (
+            lambda: quantities.radial_distribution(Triclinic(CELL), random_fluid(CELL), neighbor_list(), 1.2 * EDGES),
+            r"edges\[-1\] = 3.12; valid: up to the cutoff of the neighbour list, 2.6",
+        ),
+        (lambda: quantities.wave_integers(Free(), 3, largest=3.0), "space = Free"),
+        (lambda: quantities.wave_integers(Periodic(5.0), 3, largest=1.0), "largest = 1.0; must be .* about 1.25664"),
+        (lambda: quantities.structure_factor(Periodic(5.0), R, np.ones((2, 2), int)), "integers has shape .*; must be"),
+        (
+            lambda: quantities.structure_factor(Periodic(5.0), R, np.ones((2, 3), int), chunk=0),
+            "chunk = 0; must be an integer >= 1",
+        ),
+        (lambda: quantities.mean_squared_displacement_series(R), "trajectory has shape .*; must be"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_every_exported_name_resolves():
+    assert all(hasattr(quantities, name) for name in quantities.__all__)
+    assert list(quantities.__all__) == sorted(quantities.__all__)
