@@ -18,10 +18,10 @@ from dmdenv.simulation import Interruption
 from dmdenv.simulation.progress import progress
 
 # imageio-ffmpeg would run Python code between fork and exec of the encoder, to protect it from Ctrl-C. Beside JAX's
-# threads that may hang; without it Ctrl-C ends the encoder too, which `film_states` expects.
+# threads that may hang. Without that code Ctrl-C ends the encoder too, which `film_states` expects.
 os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
 
-_run_episode = jax.jit(run_episode, static_argnums=0, static_argnames=("steps", "record"))
+_run_episode = jax.jit(run_episode, static_argnums=0, static_argnames="steps")
 
 
 def write_film(path: Path, frames: Iterable[np.ndarray], *, fps: int = 30) -> None:

@@ -1,4 +1,4 @@
-"""Agents: the protocol that all of them implement, and the analytic policy gradient on probes with known answers."""
+"""The analytic policy gradient, on probes with known answers."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmdenv.agents import apg, get_agent, registered_agents
+from dmdenv.agents import apg
 from dmdenv.agents.evaluate import evaluate
 from probe_envs import BestAction, Brittle, PointMass, ReadTheCue
 
@@ -21,7 +21,7 @@ window_loss = jax.jit(apg.window_loss, static_argnums=(0, 1))
 
 
 def assert_equal(left, right):
-    """Bit by bit, keys included."""
+    """Bit for bit, keys included."""
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(raw(a), raw(b)), left, right)
 
 
@@ -29,23 +29,7 @@ def raw(x):
     return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
 
 
-# --- the protocol -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", registered_agents())
-def test_agent_implements_the_protocol(name):
-    agent = get_agent(name)
-    config = agent.Config()
-    assert hash(config) == hash(agent.Config())
-    assert config.updates >= 1
-    assert all(
-        callable(getattr(agent, function)) for function in ("init", "update", "train", "with_capacity", "policy")
-    )
-
-
-def test_unknown_agent_is_refused():
-    with pytest.raises(ValueError, match="unknown agent 'nope'; valid agents: apg"):
-        get_agent("nope")
+# --- settings ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
