@@ -7,7 +7,8 @@ An environment writes its physics in three methods (`initial_state`, `advance`, 
 import abc
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, dataclass_transform
 
 import gymnasium
@@ -21,6 +22,7 @@ from dmdenv._core.in_batch import any_in_batch
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv._core.tracing import is_tracing
 from dmdenv.envs.neighborhood import Neighborhood
+from dmdenv.envs.registry import entry_of
 
 Info = dict[str, Any]
 Observation = jax.Array
@@ -37,12 +39,8 @@ def parameter(*, default: float | int, unit: str, doc: str, low: float = -np.inf
     return number(default, at_least=low, at_most=high, integral=whole, batched=True, metadata=about)
 
 
-def task_field(name: str) -> Any:
-    """The field `task` of an environment's class: one class a task, found by the registry."""
-    return dataclasses.field(default=name, init=False)
-
-
 @dataclass_transform(frozen_default=True, field_specifiers=(parameter,))
+@pytree
 class Params(Declared):
     """Base of an environment's dynamic parameters: a frozen pytree whose every leaf is an array.
 
@@ -56,25 +54,36 @@ class Params(Declared):
         TypeError: for a value that is not a real number or an array of real numbers.
     """
 
-    max_steps: jax.Array
+    max_steps: jax.Array = parameter(default=256, unit="steps", doc="length of an episode", low=1)
 
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         pytree(cls)
 
 
+def _off() -> jax.Array:
+    return jnp.asarray(False)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 @pytree
 class State(Replaceable):
-    """What every environment's state holds besides its physics. All shapes are for one instance."""
+    """Base of an environment's states: frozen pytrees of arrays. All shapes are for one instance.
 
-    time: jax.Array  # int32 [], steps since the reset
-    overflow: jax.Array  # bool [], sticky: some static capacity (a neighbour list's) was exceeded in this episode
-    nonfinite: jax.Array  # bool [], sticky: a NaN or an infinity appeared in this episode
+    A subclass adds the fields of its physics, without defaults; `DriftState(positions=x)` is one at the start of an
+    episode. The fields below are the contract's: whatever `advance` returns, time goes on, and flags stay up.
+    """
 
+    # int32 [], steps since the reset
+    time: jax.Array = dataclasses.field(default_factory=lambda: jnp.int32(0), kw_only=True)
+    # bool [], sticky: a static capacity (of a neighbour list) was exceeded in this episode
+    overflow: jax.Array = dataclasses.field(default_factory=_off, kw_only=True)
+    # bool [], sticky: a NaN or an infinity appeared in this episode
+    nonfinite: jax.Array = dataclasses.field(default_factory=_off, kw_only=True)
 
-def initial_flags() -> dict[str, jax.Array]:
-    """The fields of `State` at the start of an episode, to be splatted into a subclass."""
-    return {"time": jnp.int32(0), "overflow": jnp.asarray(False), "nonfinite": jnp.asarray(False)}
+    def __init_subclass__(cls, **kwargs: Any):
+        super().__init_subclass__(**kwargs)
+        pytree(cls)
 
 
 S = TypeVar("S", bound=State)
@@ -90,8 +99,8 @@ class Transition(NamedTuple, Generic[S]):
 
     state: S
     reward: jax.Array  # float []
-    terminated: jax.Array  # bool []
-    metrics: dict[str, jax.Array]  # scalars, the same keys at every step
+    terminated: jax.Array | bool = False  # bool []
+    metrics: Mapping[str, jax.Array] = MappingProxyType({})  # scalars, the same keys at every step
 
 
 class Env(Declared, abc.ABC, Generic[S, P]):
@@ -104,9 +113,6 @@ class Env(Declared, abc.ABC, Generic[S, P]):
     are consumed.
     """
 
-    id: ClassVar[str]
-    task: str  # what there is to do; a field made by `task_field`, so that it belongs to the configuration
-    state_type: ClassVar[type[State]]
     finite_horizon: ClassVar[bool] = False  # whether the end at `max_steps` belongs to the task, and is no time limit
 
     # --- what an environment provides -----------------------------------------------------------------------------
@@ -136,9 +142,13 @@ class Env(Declared, abc.ABC, Generic[S, P]):
     def action_space(self, params: P | None = None) -> gymnasium.spaces.Box:
         """The space of actions of one instance: a box from -1 to 1."""
 
-    @abc.abstractmethod
     def render(self, state: S, params: P | None = None) -> np.ndarray:
-        """A picture of one (unbatched) state, uint8 `[H, W, 3]`."""
+        """A picture of one (unbatched) state, uint8 `[H, W, 3]`; by default its observation, as bars."""
+        from dmdenv.envs.rendering import bars
+
+        params = self.default_params if params is None else params
+        space = self.observation_space(params)
+        return bars(np.asarray(self.observe(state, params)), space.low, space.high, caption=f"step {int(state.time)}")
 
     def baselines(self, params: P | None = None) -> dict[str, Baseline]:
         """Policies worth beating, by name: `policy(key, observation) -> action`, pure."""
@@ -181,6 +191,16 @@ class Env(Declared, abc.ABC, Generic[S, P]):
         return state if self.neighborhood is None else self.neighborhood.with_capacity(state)
 
     # --- what all environments share ------------------------------------------------------------------------------
+
+    @property
+    def id(self) -> str:
+        """The id by which the class is registered; `module:Class` where it is not."""
+        return entry_of(type(self)).id
+
+    @property
+    def task(self) -> str:
+        """The task by which the class is registered."""
+        return entry_of(type(self)).task
 
     @functools.cached_property
     def observation_shape(self) -> tuple[int, ...]:
@@ -280,11 +300,13 @@ def _reset(env: Env, key: jax.Array, params: Params) -> tuple[Observation, State
 @_compiled
 def _step_env(env: Env, key: jax.Array, state: State, action: jax.Array, params: Params):
     action = jnp.clip(action.astype(jnp.result_type(float)), -1.0, 1.0)
-    state, reward, terminated, metrics = env.advance(key, state, action, params)
-    time = state.time + 1
-    state = dataclasses.replace(state, time=time)
+    before = state
+    state, reward, terminated, metrics = env.advance(key, before, action, params)
+    metrics = dict(metrics)
+    time = before.time + 1
+    state = dataclasses.replace(state, time=time, overflow=before.overflow | state.overflow)
     obs = env.observe(state, params)
-    nonfinite = state.nonfinite | ~_all_finite((state, reward, obs, metrics))
+    nonfinite = before.nonfinite | state.nonfinite | ~_all_finite((state, reward, obs, metrics))
     state = dataclasses.replace(state, nonfinite=nonfinite)
     obs = jnp.where(nonfinite, jnp.zeros_like(obs), obs)
     reward = jnp.where(nonfinite, jnp.zeros_like(reward), reward)

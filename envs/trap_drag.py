@@ -27,8 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.pytree import pytree
-from dmdenv.envs.base import Baseline, Env, Params, State, Transition, initial_flags, parameter, task_field
+from dmdenv.envs.base import Baseline, Env, Params, State, Transition, parameter
 
 
 class TrapDragParams(Params):
@@ -44,7 +43,6 @@ class TrapDragParams(Params):
     temperature: jax.Array = parameter(default=1.0, unit="energy", doc="T of the bath", low=0.0)
 
 
-@pytree
 class TrapDragState(State):
     """Particles on a line, and the trap."""
 
@@ -76,11 +74,8 @@ class TrapDrag(Env[TrapDragState, TrapDragParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    task: str = task_field("drag")
     particles: int = 256
 
-    id = "trap_drag"
-    state_type = TrapDragState
     finite_horizon = True
 
     def __post_init__(self):
@@ -102,7 +97,7 @@ class TrapDrag(Env[TrapDragState, TrapDragParams]):
         """In equilibrium in the trap at 0."""
         spread = jnp.sqrt(params.temperature / params.stiffness)
         positions = spread * jax.random.normal(key, (self.particles,))
-        return TrapDragState(**initial_flags(), positions=positions, trap=jnp.zeros_like(spread))
+        return TrapDragState(positions=positions, trap=jnp.zeros_like(spread))
 
     def advance(
         self, key: jax.Array, state: TrapDragState, action: jax.Array, params: TrapDragParams

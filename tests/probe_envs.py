@@ -1,16 +1,16 @@
 """Tiny environments with known answers, for tests of agents and of the command line."""
 
 import dataclasses
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import Generic, Self, TypeVar
 
 import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+import dmdenv
 from dmdenv._core.fields import real
-from dmdenv._core.pytree import pytree
-from dmdenv.envs.base import CapacityExceeded, Env, Params, State, Transition, initial_flags, parameter, task_field
+from dmdenv.envs.base import CapacityExceeded, Env, Params, State, Transition, parameter
 
 S = TypeVar("S", bound=State)
 P = TypeVar("P", bound=Params)
@@ -20,8 +20,6 @@ Shape = tuple[int, ...]
 @dataclasses.dataclass(frozen=True)
 class Probe(Env[S, P], Generic[S, P]):
     """What the probes share: spaces by their shapes, and a picture whose grey level is the time."""
-
-    task: str = task_field("probe")
 
     @property
     def shapes(self) -> tuple[Shape, Shape]:
@@ -45,7 +43,6 @@ class ProbeParams(Params):
     target: jax.Array = parameter(default=0.5, unit="1", doc="the action that is best", low=-1.0, high=1.0)
 
 
-@pytree
 class CueState(State):
     """Something random for the agent to see."""
 
@@ -62,8 +59,6 @@ class BestAction(Probe[CueState, ProbeParams]):
         label: a word.
     """
 
-    id: ClassVar[str] = "best_action"
-    state_type: ClassVar[type[State]] = CueState
     scale: float = real(1.0, above=0)
     width: float = 1.0
     label: str = "probe"
@@ -77,7 +72,7 @@ class BestAction(Probe[CueState, ProbeParams]):
         return ProbeParams()
 
     def initial_state(self, key: jax.Array, params: ProbeParams) -> CueState:
-        return CueState(cue=new_cue(key, 1), **initial_flags())
+        return CueState(cue=new_cue(key, 1))
 
     def advance(self, key: jax.Array, state: CueState, action: jax.Array, params: ProbeParams) -> Transition[CueState]:
         miss = action[0] - params.target
@@ -90,8 +85,6 @@ class BestAction(Probe[CueState, ProbeParams]):
 @dataclasses.dataclass(frozen=True)
 class Brittle(BestAction):
     """The best action, but where target < 0 the gradient of the reward is NaN, and not the reward."""
-
-    id: ClassVar[str] = "brittle"
 
     def advance(self, key: jax.Array, state: CueState, action: jax.Array, params: ProbeParams) -> Transition[CueState]:
         state, reward, terminated, metrics = super().advance(key, state, action, params)
@@ -108,7 +101,6 @@ class Crowded(BestAction):
         capacity: how much there is.
     """
 
-    id: ClassVar[str] = "crowded"
     capacity: int = 1
 
     def advance(self, key: jax.Array, state: CueState, action: jax.Array, params: ProbeParams) -> Transition[CueState]:
@@ -132,8 +124,6 @@ class ReadTheCue(Probe[CueState, ProbeParams]):
     Observations `[rows, 2]` (cue, one), actions `[rows]`.
     """
 
-    id: ClassVar[str] = "read_the_cue"
-    state_type: ClassVar[type[State]] = CueState
     rows: int = 3
 
     @property
@@ -145,7 +135,7 @@ class ReadTheCue(Probe[CueState, ProbeParams]):
         return ProbeParams()
 
     def initial_state(self, key: jax.Array, params: ProbeParams) -> CueState:
-        return CueState(cue=new_cue(key, self.rows), **initial_flags())
+        return CueState(cue=new_cue(key, self.rows))
 
     def advance(self, key: jax.Array, state: CueState, action: jax.Array, params: ProbeParams) -> Transition[CueState]:
         reward = -jnp.mean((action - params.target * state.cue) ** 2)
@@ -164,7 +154,6 @@ class MassParams(Params):
     escape: jax.Array = parameter(default=10.0, unit="length", doc="distance at which an episode terminates", low=0.0)
 
 
-@pytree
 class MassState(State):
     """A point mass on a line."""
 
@@ -181,8 +170,6 @@ class PointMass(Probe[MassState, MassParams]):
     the dynamics, over windows of at least two steps.
     """
 
-    id: ClassVar[str] = "point_mass"
-    state_type: ClassVar[type[State]] = MassState
     time_step: float = 0.2
 
     @property
@@ -195,7 +182,7 @@ class PointMass(Probe[MassState, MassParams]):
 
     def initial_state(self, key: jax.Array, params: MassParams) -> MassState:
         position = jax.random.uniform(key, minval=-1.0, maxval=1.0)
-        return MassState(position=position, velocity=jnp.zeros_like(position), others=jnp.zeros(0), **initial_flags())
+        return MassState(position=position, velocity=jnp.zeros_like(position), others=jnp.zeros(0))
 
     def advance(self, key: jax.Array, state: MassState, action: jax.Array, params: MassParams) -> Transition[MassState]:
         x = state.position + self.time_step * state.velocity
@@ -211,8 +198,6 @@ class PointMass(Probe[MassState, MassParams]):
 class Misfit(BestAction):
     """Rows to observe, and one global action of another length: no policy on the last axis fits."""
 
-    id: ClassVar[str] = "misfit"
-
     @property
     def shapes(self) -> tuple[Shape, Shape]:
         return (4, 2), (3,)
@@ -223,6 +208,16 @@ def new_cue(key: jax.Array, rows: int) -> jax.Array:
 
 
 PROBES = {
-    cls.id: {"probe": f"probe_envs:{cls.__name__}"}
-    for cls in (BestAction, Brittle, Crowded, Misfit, PointMass, ReadTheCue)
+    "best_action": BestAction,
+    "brittle": Brittle,
+    "crowded": Crowded,
+    "misfit": Misfit,
+    "point_mass": PointMass,
+    "read_the_cue": ReadTheCue,
 }
+
+
+def register_probes() -> None:
+    """Make the probes known to `make_env` and to the command line; a second call changes nothing."""
+    for id, cls in PROBES.items():
+        dmdenv.register(id, cls, task="probe")

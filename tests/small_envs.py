@@ -1,6 +1,6 @@
 """Every environment and task, with a static configuration that is small and compiles fast."""
 
-from dmdenv.envs.registry import make_env, registered_envs, registered_tasks
+from dmdenv.envs.registry import BUILT_IN, make_env
 
 SMALL = {
     ("bonded_chain", "reach"): {"beads": 5, "substeps": 12},
@@ -16,7 +16,8 @@ SMALL = {
     ("trap_drag", "drag"): {"particles": 16},
 }
 TYPICAL = (("flocking", "align"), ("soft_sphere_packing", "compress"), ("trap_drag", "drag"))
-TASKS = [(id, task) for id in registered_envs() for task in registered_tasks(id)]
+TASKS = [(entry.id, entry.task) for entry in BUILT_IN]
+GYMNASIUM = {entry.gymnasium_id: (entry.id, entry.task) for entry in BUILT_IN}
 NAMES = [f"{id}-{task}" for id, task in TASKS]
 
 

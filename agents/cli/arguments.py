@@ -7,7 +7,17 @@ from typing import Any
 
 from dmdenv.agents.cli.errors import UsageError, as_usage_error
 from dmdenv.envs.base import Env, Params
-from dmdenv.envs.registry import env_class, make_env
+from dmdenv.envs.registry import configured, entry_of, env_class, make_env
+
+
+def parse_env_id(typed: str | None) -> str | None:
+    """The id of an environment, which may have been typed as the MODULE:CLASS of a registered one.
+
+    Raises:
+        UsageError: for an unknown id.
+    """
+    with as_usage_error("ENV"):
+        return None if typed is None else entry_of(env_class(typed)).id
 
 
 def parse_env(id: str, assignments: Sequence[str], *, base: dict[str, Any] | None = None) -> Env:
@@ -31,7 +41,7 @@ def parse_env(id: str, assignments: Sequence[str], *, base: dict[str, Any] | Non
             if name in fields:
                 _check_type(name, value, fields[name])
             config[name] = value
-            make_env(id, **config)  # one by one, so that the message names the right argument
+            configured(id, **config)  # one by one, so that the message names the right argument
     return make_env(id, **config)
 
 

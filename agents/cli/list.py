@@ -14,7 +14,7 @@ import numpy as np
 from dmdenv._core.fields import field_values
 from dmdenv.agents.cli.errors import as_usage_error
 from dmdenv.envs.base import Env, Params
-from dmdenv.envs.registry import env_class, registered_envs, registered_tasks
+from dmdenv.envs.registry import configured, registered_envs, registered_tasks
 
 
 def list_envs(id: str | None) -> None:
@@ -23,16 +23,27 @@ def list_envs(id: str | None) -> None:
     Raises:
         UsageError: for an unknown id.
     """
-    with as_usage_error("ENV"):
-        ids = registered_envs() if id is None else (env_class(id).id,)
-    print("\n\n".join(describe(env_class(id, task)()) for id in ids for task in registered_tasks(id)))
+    if id is None:
+        shown = [_describe_or_say_why_not(id, task) for id in registered_envs() for task in registered_tasks(id)]
+    else:
+        with as_usage_error("ENV", (ValueError, TypeError, ImportError)):
+            shown = [describe(configured(id, task=task)) for task in registered_tasks(id)]
+    print("\n\n".join(shown))
+
+
+def _describe_or_say_why_not(id: str, task: str) -> str:
+    """One task with its default configuration; an environment of another package may be broken."""
+    try:
+        return describe(configured(id, task=task))
+    except (ImportError, TypeError) as error:
+        return f"{id}, task {task}: {error}"
 
 
 def describe(env: Env) -> str:
     """An environment with its default configuration, as text."""
     title = (inspect.getdoc(type(env)) or "").split("\n\n")[0].replace("\n", " ")
     meanings = _documented_arguments(type(env))
-    meanings["task"] = f"one of {', '.join(registered_tasks(env.id))}"
+    task = ("task", repr(env.task), f"one of {', '.join(registered_tasks(env.id))}")
     config = [(name, repr(value), meanings.get(name, "")) for name, value in field_values(env).items()]
     params = env.default_params
     rows = [_parameter_row(field, params) for field in dataclasses.fields(params)]
@@ -41,7 +52,7 @@ def describe(env: Env) -> str:
         f"  observations  {env.observation_space(params)}",
         f"  actions       {env.action_space(params)}",
         "  configuration (--env KEY=VALUE)",
-        *_table(("field", "default", "meaning"), config),
+        *_table(("field", "default", "meaning"), [task, *config]),
         "  parameters (--params KEY=VALUE)",
         *_table(("parameter", "default", "unit", "range", "meaning"), rows),
     ]

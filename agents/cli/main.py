@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with 0; 1 when the computation failed; 2 for bad arguments; 130 or 143 after SIGINT or SIGTERM.
     """
+    if "" not in sys.path:
+        sys.path.append("")  # MODULE:CLASS is found in the current folder, as with `python -m`
     try:
         code = _run(_parse(list(sys.argv[1:] if arguments is None else arguments)))
         sys.stdout.flush()

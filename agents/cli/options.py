@@ -48,7 +48,7 @@ class TrainOptions:
     """
 
     env_id: Annotated[Positional[str | None], _option("ENV", "required unless a run is resumed")] = None
-    """Environment, see `dmdenv list`."""
+    """Environment, see `dmdenv list`; or MODULE:CLASS for one of your own."""
     agent: Annotated[str | None, _option("NAME", f"default: {DEFAULT_AGENT}")] = None
     """Agent. For its own options: `dmdenv train --agent NAME --help`."""
     seed: Annotated[int | None, _option("INT", "default: 0")] = None
@@ -80,7 +80,7 @@ class RolloutOptions:
     """
 
     env_id: Annotated[Positional[str | None], _option("ENV", "required unless the policy is from a run")] = None
-    """Environment, see `dmdenv list`."""
+    """Environment, see `dmdenv list`; or MODULE:CLASS for one of your own."""
     policy: str = "zero"
     """zero, random, a run folder (its last checkpoint), or a checkpoint: RUN_DIR/checkpoints/N."""
     film: Annotated[Path | None, _option("FILE.mp4", "default: no film")] = None

@@ -8,7 +8,7 @@ import jax
 
 from dmdenv._core.fields import field_values
 from dmdenv.agents.base import Policy, SpaceMismatchError
-from dmdenv.agents.cli.arguments import check_at_least, parse_env, parse_params
+from dmdenv.agents.cli.arguments import check_at_least, parse_env, parse_env_id, parse_params
 from dmdenv.agents.cli.errors import UsageError, as_usage_error
 from dmdenv.agents.cli.options import RolloutOptions
 from dmdenv.agents.policies import random_policy, zero_policy
@@ -84,11 +84,11 @@ def _trained(options: RolloutOptions) -> Setup:
         if not run.saved_updates():
             raise UsageError(f"{argument}: no checkpoint yet; must be a run that has written one")
         policy = run.policy(run.restore(update))
-    if options.env_id not in (None, run.env.id):
+    if parse_env_id(options.env_id) not in (None, run.env.id):
         raise UsageError(
             f"ENV {options.env_id}: the policy was trained in {run.env.id}; must be {run.env.id} or absent"
         )
-    env = parse_env(run.env.id, options.env, base=field_values(run.env))
+    env = parse_env(run.env.id, options.env, base={"task": run.env.task, **field_values(run.env)})
     params = parse_params(run.params, options.params)
     with as_usage_error(f"--env {' '.join(options.env)}", (SpaceMismatchError,)):
         observation, _ = jax.eval_shape(env.reset, jax.random.key(0), params)

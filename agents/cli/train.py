@@ -12,7 +12,7 @@ import jax
 
 from dmdenv._core.fields import field_values
 from dmdenv.agents.base import SpaceMismatchError, get_agent
-from dmdenv.agents.cli.arguments import check_at_least, parse_env, parse_params
+from dmdenv.agents.cli.arguments import check_at_least, parse_env, parse_env_id, parse_params
 from dmdenv.agents.cli.errors import UsageError, as_usage_error
 from dmdenv.agents.cli.options import DEFAULT_AGENT, TrainOptions
 from dmdenv.agents.runs.atomic_write import atomic_write
@@ -66,7 +66,7 @@ def _create(options: TrainOptions, settings: dict[str, Any]) -> Run:
     env = parse_env(options.env_id, options.env)
     agent_name = options.agent or DEFAULT_AGENT
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    path = options.run_dir or Path("runs") / f"{options.env_id}-{agent_name}-{now}"
+    path = options.run_dir or Path("runs") / f"{env.id.replace(':', '.')}-{agent_name}-{now}"
     run = Run(
         path=path,
         env=env,
@@ -98,7 +98,7 @@ def _resume(options: TrainOptions, path: Path, settings: dict[str, Any]) -> Run:
     with as_usage_error(f"--resume {path}"):
         run = Run.open(path)
     fixed = {
-        "ENV": (options.env_id, run.env.id),
+        "ENV": (parse_env_id(options.env_id), run.env.id),
         "--agent": (options.agent, run.agent_name),
         "--seed": (options.seed, run.seed),
         "--run-dir": (options.run_dir, path),

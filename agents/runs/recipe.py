@@ -15,7 +15,7 @@ from dmdenv._core.fields import field_values
 from dmdenv.agents.base import get_agent
 from dmdenv.agents.runs.atomic_write import atomic_write
 from dmdenv.envs.base import Env, Params
-from dmdenv.envs.registry import make_env
+from dmdenv.envs.registry import entry_of, make_env
 
 
 class Recipe(NamedTuple):
@@ -36,7 +36,7 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
     env, params, agent_name, config, seed = recipe
     content = {
         "env": {
-            "id": env.id,
+            **entry_of(type(env)).arguments,  # id, and task where it has several
             "config": field_values(env),
             "params": {name: np.asarray(value).tolist() for name, value in field_values(params).items()},
         },
@@ -69,7 +69,8 @@ def read_recipe(path: Path, *, env_config: dict[str, Any] | None = None) -> Reci
         float64, env, agent = content["float64"], content["env"], content["agent"]
         if float64 != uses_float64():
             raise ValueError(f"{path} was written with JAX_ENABLE_X64={int(float64)}; set it to resume the run")
-        rebuilt = make_env(env["id"], **_lists_to_tuples(env["config"] if env_config is None else env_config))
+        static = _lists_to_tuples(env["config"] if env_config is None else env_config)
+        rebuilt = make_env(env["id"], task=env.get("task"), **static)
         return Recipe(
             env=rebuilt,
             params=rebuilt.default_params.replace(**_lists_to_tuples(env["params"])),

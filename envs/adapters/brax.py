@@ -46,7 +46,7 @@ class BraxEnv:
     from the same state.
 
     Args:
-        id: one of `dmdenv.registered_envs()`, or an environment.
+        env: an environment, or an id that `dmdenv.make_env` takes.
         params: dynamic parameters, all of them or some by name.
         config: static configuration, see the environment.
 
@@ -56,8 +56,8 @@ class BraxEnv:
 
     backend = "dmdenv"
 
-    def __init__(self, id: str | Env, *, params: Params | Mapping[str, Any] | None = None, **config: Any):
-        self.env = centralised(as_env(id, **config))
+    def __init__(self, env: str | Env, *, params: Params | Mapping[str, Any] | None = None, **config: Any):
+        self.env = centralised(as_env(env, **config))
         given = self.env.default_params
         given = given.replace(**params) if isinstance(params, Mapping) else given if params is None else params
         self.env.validate(jax.tree.map(np.asarray, given))

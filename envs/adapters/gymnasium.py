@@ -23,7 +23,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """One instance of an environment.
 
     Args:
-        id: one of `dmdenv.registered_envs()`, or an environment.
+        env: an environment, or an id that `dmdenv.make_env` takes.
         params: dynamic parameters, all of them or some by name.
         render_mode: "rgb_array", or None for no pictures.
         max_episode_steps: a shorter name of the parameter `max_steps`.
@@ -39,7 +39,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     def __init__(
         self,
-        id: str | Env,
+        env: str | Env,
         *,
         params: Params | Mapping[str, Any] | None = None,
         render_mode: str | None = None,
@@ -47,7 +47,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         **config: Any,
     ):
         self.render_mode = checked_render_mode(render_mode)
-        self.instances = Instances(as_env(id, **config), 1, params, max_episode_steps=max_episode_steps)
+        self.instances = Instances(as_env(env, **config), 1, params, max_episode_steps=max_episode_steps)
         self.observation_space = self.instances.env.observation_space(self.instances.params)
         self.action_space = self.instances.env.action_space(self.instances.params)
 
@@ -82,7 +82,7 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     An instance depends on its own seed and its own actions only. `reset(seed=s)` seeds instance i with `s + i`.
 
     Args:
-        id: one of `dmdenv.registered_envs()`, or an environment.
+        env: an environment, or an id that `dmdenv.make_env` takes.
         num_envs: how many instances.
         params: dynamic parameters, all of them or some by name.
         autoreset_mode: what happens where an episode has ended. "NextStep": the next step begins the next one and
@@ -98,7 +98,7 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def __init__(
         self,
-        id: str | Env,
+        env: str | Env,
         num_envs: int = 1,
         *,
         params: Params | Mapping[str, Any] | None = None,
@@ -110,7 +110,7 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.num_envs, self.render_mode = num_envs, checked_render_mode(render_mode)
         self.mode = AutoresetMode(autoreset_mode)
         self.metadata = {**GymnasiumEnv.metadata, "autoreset_mode": self.mode}
-        self.instances = Instances(as_env(id, **config), num_envs, params, max_episode_steps=max_episode_steps)
+        self.instances = Instances(as_env(env, **config), num_envs, params, max_episode_steps=max_episode_steps)
         self.single_observation_space = self.instances.env.observation_space(self.instances.params)
         self.single_action_space = self.instances.env.action_space(self.instances.params)
         self.observation_space = batch_space(self.single_observation_space, num_envs)

@@ -107,12 +107,12 @@ class GymnaxEnv:
 
 
 def make(
-    id: str | Env, *, step_values: Literal[5, 6] = 5, flat: bool = False, **config: Any
+    env: str | Env, *, step_values: Literal[5, 6] = 5, flat: bool = False, **config: Any
 ) -> tuple[GymnaxEnv, Params]:
     """An environment and its default parameters.
 
     Args:
-        id: one of `dmdenv.registered_envs()`, or an environment.
+        env: an environment, or an id that `dmdenv.make_env` takes.
         step_values: 5, `step` returns one `done` as before gymnax 1.0, or 6, `terminated` and `truncated`.
         flat: observations and actions as one vector each, see `dmdenv.envs.adapters.views.centralised`.
         config: static configuration, see the environment.
@@ -120,7 +120,7 @@ def make(
     Raises:
         ValueError: for unknown names or bad values; the message says what is valid.
     """
-    env = as_env(id, **config)
+    env = as_env(env, **config)
     adapted = GymnaxEnv(centralised(env) if flat else env, step_values)
     return adapted, adapted.default_params
 

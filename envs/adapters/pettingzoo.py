@@ -30,7 +30,7 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     tests demand.
 
     Args:
-        id: one of `dmdenv.registered_envs()`, or an environment.
+        env: an environment, or an id that `dmdenv.make_env` takes.
         params: dynamic parameters, all of them or some by name.
         render_mode: "rgb_array", or None for no pictures.
         max_episode_steps: a shorter name of the parameter `max_steps`.
@@ -42,7 +42,7 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
 
     def __init__(
         self,
-        id: str | Env = "flocking",
+        env: str | Env = "flocking",
         *,
         params: Params | Mapping[str, Any] | None = None,
         render_mode: str | None = None,
@@ -50,7 +50,7 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         **config: Any,
     ):
         self.render_mode = checked_render_mode(render_mode)
-        env = as_env(id, **config)
+        env = as_env(env, **config)
         self.instances = Instances(env, 1, params, max_episode_steps=max_episode_steps)
         self.metadata = {
             "name": f"{env.id}_{env.task}_v0",
@@ -121,6 +121,6 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         return split(self.instances.env, own)
 
 
-def parallel_env(id: str | Env = "flocking", **keywords: Any) -> PettingZooEnv:
+def parallel_env(env: str | Env = "flocking", **keywords: Any) -> PettingZooEnv:
     """What PettingZoo's environments are made by; arguments as of `PettingZooEnv`."""
-    return PettingZooEnv(id, **keywords)
+    return PettingZooEnv(env, **keywords)

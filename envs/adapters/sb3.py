@@ -32,7 +32,7 @@ class SB3VecEnv(VecEnv):
     environment, `params`, `state`, `render_mode`; the methods of `env_method` those of the environment, and `render`.
 
     Args:
-        id: one of `dmdenv.registered_envs()`, or an environment.
+        env: an environment, or an id that `dmdenv.make_env` takes.
         num_envs: how many instances.
         params: dynamic parameters, all of them or some by name.
         per_agent: each agent (each row of the observation) counts as an environment of its own, so that all learn one
@@ -49,7 +49,7 @@ class SB3VecEnv(VecEnv):
 
     def __init__(
         self,
-        id: str | Env,
+        env: str | Env,
         num_envs: int = 1,
         *,
         params: Params | Mapping[str, Any] | None = None,
@@ -58,7 +58,7 @@ class SB3VecEnv(VecEnv):
         max_episode_steps: int | None = None,
         **config: Any,
     ):
-        env = as_env(id, **config)
+        env = as_env(env, **config)
         self.instances = Instances(env, num_envs, params, max_episode_steps=max_episode_steps)
         self._render_mode = checked_render_mode(render_mode)
         params = self.instances.params

@@ -37,8 +37,15 @@ class Centralised(Env[State, Params]):
     env: Env
 
     def __post_init__(self):
-        for name in ("id", "task", "state_type", "finite_horizon"):
-            object.__setattr__(self, name, getattr(self.env, name))
+        object.__setattr__(self, "finite_horizon", self.env.finite_horizon)
+
+    @property
+    def id(self) -> str:
+        return self.env.id
+
+    @property
+    def task(self) -> str:
+        return self.env.task
 
     @property
     def default_params(self) -> Params:

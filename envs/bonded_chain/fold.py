@@ -22,9 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.pytree import pytree
 from dmdenv.envs import pool
-from dmdenv.envs.base import Baseline, Env, Params, State, Transition, initial_flags, parameter, task_field
+from dmdenv.envs.base import Baseline, Env, Params, State, Transition, parameter
 from dmdenv.envs.bonded_chain import chain
 from dmdenv.integrators import Langevin, maxwell_boltzmann
 from dmdenv.potentials import Potential, cosine_angles, fene_bonds, uniform_field, wca
@@ -57,7 +56,6 @@ class ChainFoldParams(Params):
     )
 
 
-@pytree
 class ChainFoldState(State):
     """A chain in motion, and the shape that it is to take."""
 
@@ -92,14 +90,10 @@ class ChainFold(Env[ChainFoldState, ChainFoldParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    task: str = task_field("fold")
     beads: int = 16
     groups: int = 4
     shape: Shape = "any"
     substeps: int = 25
-
-    id = "bonded_chain"
-    state_type = ChainFoldState
 
     def __post_init__(self):
         chain.checked_whole("beads", self.beads, 6)
@@ -142,7 +136,6 @@ class ChainFold(Env[ChainFoldState, ChainFoldParams]):
             target = shapes[jax.random.randint(other, (), 0, len(shapes))]
         sign = jnp.where(jax.random.bernoulli(side), 1.0, -1.0)
         return ChainFoldState(
-            **initial_flags(),
             positions=chain.rotated(positions, 2 * np.pi * jax.random.uniform(turn)),
             velocities=maxwell_boltzmann(thermal, jnp.ones(self.beads), params.temperature, 2, zero_momentum=False),
             target=target * jnp.stack([jnp.ones_like(sign), sign])[None],

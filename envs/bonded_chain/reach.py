@@ -21,9 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.pytree import pytree
 from dmdenv.envs import pool
-from dmdenv.envs.base import Baseline, Env, State, Transition, initial_flags, parameter, task_field
+from dmdenv.envs.base import Baseline, Env, State, Transition, parameter
 from dmdenv.envs.bonded_chain import chain
 from dmdenv.integrators import Langevin, maxwell_boltzmann
 from dmdenv.potentials import PerParticle, Sum, harmonic_trap
@@ -54,7 +53,6 @@ class ChainReachParams(chain.JointedParams):
     )
 
 
-@pytree
 class ChainReachState(State):
     """A chain in motion, its motors, and where its target goes."""
 
@@ -86,12 +84,8 @@ class ChainReach(Env[ChainReachState, ChainReachParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    task: str = task_field("reach")
     beads: int = 8
     substeps: int = 16
-
-    id = "bonded_chain"
-    state_type = ChainReachState
 
     def __post_init__(self):
         chain.checked_whole("beads", self.beads, 3)
@@ -125,7 +119,6 @@ class ChainReach(Env[ChainReachState, ChainReachParams]):
         positions, turns = pool.draw(draw, _poses, self.beads)
         sign = jnp.where(jax.random.bernoulli(side), 1.0, -1.0)
         return ChainReachState(
-            **initial_flags(),
             positions=positions * jnp.stack([jnp.ones_like(sign), sign])[None],
             velocities=maxwell_boltzmann(thermal, jnp.ones(self.beads), params.temperature, 2, zero_momentum=False),
             turns=jnp.clip(sign * turns, -params.max_turn, params.max_turn),

@@ -21,9 +21,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.pytree import pytree
 from dmdenv.envs import pool
-from dmdenv.envs.base import Baseline, Env, State, Transition, initial_flags, parameter, task_field
+from dmdenv.envs.base import Baseline, Env, State, Transition, parameter
 from dmdenv.envs.bonded_chain import chain
 from dmdenv.integrators import Filament
 from dmdenv.neighbors import AllPairs
@@ -55,7 +54,6 @@ class ChainSwimParams(chain.JointedParams):
     work_weight: jax.Array = parameter(default=0.005, unit="reward/energy", low=0, doc="cost of a work of 1")
 
 
-@pytree
 class ChainSwimState(State):
     """A chain without inertia, and how its joints are set."""
 
@@ -86,12 +84,8 @@ class ChainSwim(Env[ChainSwimState, ChainSwimParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    task: str = task_field("swim")
     beads: int = 10
     substeps: int = 50
-
-    id = "bonded_chain"
-    state_type = ChainSwimState
 
     def __post_init__(self):
         chain.checked_whole("beads", self.beads, 3)
@@ -123,7 +117,6 @@ class ChainSwim(Env[ChainSwimState, ChainSwimParams]):
         positions = pool.draw(draw, _straight_chains, self.beads)
         angle = params.course * jax.random.uniform(turn, minval=-1.0)
         return ChainSwimState(
-            **initial_flags(),
             positions=chain.rotated(positions, angle),
             turns=jnp.zeros(self.beads - 2),
             track=jnp.zeros((_TRACKED, 2)),

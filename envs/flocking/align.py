@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.envs.base import Baseline, Transition, initial_flags, task_field
+from dmdenv.envs.base import Baseline, Transition
 from dmdenv.envs.flocking.boids import FlockingParams, FlockingState, polar_order
 from dmdenv.envs.flocking.flock import SteeredFlock
 
@@ -37,10 +37,6 @@ class Flocking(SteeredFlock[FlockingState, FlockingParams]):
     Fields and errors: see `SteeredFlock`.
     """
 
-    task: str = task_field("align")
-
-    state_type = FlockingState
-
     @property
     def default_params(self) -> FlockingParams:
         """The task's parameters, with a box in which the density of boids is that of 32 boids in a box of 16."""
@@ -55,7 +51,7 @@ class Flocking(SteeredFlock[FlockingState, FlockingParams]):
         positions = places[:n]
         pairs, overflow = self.neighbors(positions, params)
         return FlockingState(
-            **{**initial_flags(), "overflow": overflow},
+            overflow=overflow,
             positions=positions,
             headings=angles[:n],
             pairs=pairs,

@@ -28,7 +28,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.pytree import pytree
 from dmdenv._core.stored import stored
 from dmdenv.envs.base import Params, State, parameter
 from dmdenv.neighbors import Pairs, neighbor_sum
@@ -110,7 +109,6 @@ class FlockingParams(SteeredParams):
         return notebook.replace(**changes)
 
 
-@pytree
 class FlockState(State):
     """Boids alone."""
 
@@ -119,7 +117,6 @@ class FlockState(State):
     pairs: Pairs  # whom a boid may interact with
 
 
-@pytree
 class FlockingState(FlockState):
     """Boids, obstacles and predators."""
 

@@ -23,8 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.pytree import pytree
-from dmdenv.envs.base import Baseline, Transition, initial_flags, parameter, task_field
+from dmdenv.envs.base import Baseline, Transition, parameter
 from dmdenv.envs.flocking.boids import FlockingState, SteeredParams, direction
 from dmdenv.envs.flocking.flock import NEIGHBOR_FEATURES, OBSTACLE_FEATURES, SteeredFlock, presence, seeds
 from dmdenv.quantities import center
@@ -59,7 +58,6 @@ class EvadeParams(SteeredParams):
     danger_weight: jax.Array = parameter(default=1.0, unit="reward", low=0, doc="cost of all in full danger in a step")
 
 
-@pytree
 class EvadeState(FlockingState):
     """Boids, obstacles and predators."""
 
@@ -86,11 +84,9 @@ class Evade(SteeredFlock[EvadeState, EvadeParams]):
     Fields and errors: see `SteeredFlock`.
     """
 
-    task: str = task_field("evade")
     obstacles: int = 3
     predators: int = 1
 
-    state_type = EvadeState
     counts: ClassVar = {**SteeredFlock.counts, "predators": 1}
 
     @property
@@ -124,7 +120,7 @@ class Evade(SteeredFlock[EvadeState, EvadeParams]):
         positions = space.wrap(positions)
         pairs, overflow = self.neighbors(positions, params)
         return EvadeState(
-            **{**initial_flags(), "overflow": overflow},
+            overflow=overflow,
             positions=positions,
             headings=course + np.pi / 3 * (own - 0.5),
             pairs=pairs,

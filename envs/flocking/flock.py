@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmdenv._core.stored import stored
-from dmdenv.envs.base import Env, task_field
+from dmdenv.envs.base import Env
 from dmdenv.envs.flocking.boids import (
     BoidParams,
     FlockingState,
@@ -63,8 +63,6 @@ class Flock(Env[S, P], Generic[S, P]):
 
     counts: ClassVar[dict[str, int]]  # fields that are whole numbers, and the least of each
     ranges: ClassVar[tuple[str, ...]]  # parameters that say how far boids look at each other
-
-    id = "flocking"
 
     def __post_init__(self):
         for name, low in self.counts.items():
@@ -177,7 +175,6 @@ class SteeredFlock(Flock[SteeredS, SteeredP], Generic[SteeredS, SteeredP]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    task: str = task_field("")  # each task names itself
     boids: int = 32
     obstacles: int = 2
     predators: int = 0

@@ -26,8 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.pytree import pytree
-from dmdenv.envs.base import Baseline, Transition, initial_flags, parameter, task_field
+from dmdenv.envs.base import Baseline, Transition, parameter
 from dmdenv.envs.flocking.boids import BoidParams, FlockState, Poses, boid_rules, columns, cross, direction, flight_rule
 from dmdenv.envs.flocking.flock import Flock, closest, presence, seeds
 from dmdenv.space import norm, unit
@@ -70,7 +69,6 @@ class ShepherdParams(BoidParams):
     )
 
 
-@pytree
 class ShepherdState(FlockState):
     """Boids and herders."""
 
@@ -107,14 +105,12 @@ class Shepherd(Flock[ShepherdState, ShepherdParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    task: str = task_field("shepherd")
     boids: int = 32
     herders: int = 2
     nearest: int = 4
     pairs: Literal["auto", "all", "list"] = "auto"
     slack: float = 4.0
 
-    state_type = ShepherdState
     counts: ClassVar = {"boids": 2, "herders": 1, "nearest": 1}
     ranges = ("alignment_range", "avoidance_range", "cohesion_range", "collision_range")
 
@@ -153,7 +149,7 @@ class Shepherd(Flock[ShepherdState, ShepherdParams]):
         posts = post + 2 * np.pi / h * jnp.arange(h)
         pairs, overflow = self.neighbors(positions, params)
         return ShepherdState(
-            **{**initial_flags(), "overflow": overflow},
+            overflow=overflow,
             positions=positions,
             headings=headings,
             pairs=pairs,

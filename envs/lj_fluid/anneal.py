@@ -25,8 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dmdenv._core.pytree import pytree
-from dmdenv.envs.base import Baseline, Transition, parameter, task_field
+from dmdenv.envs.base import Baseline, Transition, parameter
 from dmdenv.envs.lj_fluid.fluid import FluidParams, FluidState, LJFluid, interaction, langevin
 from dmdenv.quantities import bond_order, temperature
 from dmdenv.space import norm
@@ -48,7 +47,6 @@ class AnnealParams(FluidParams):
     final_weight: jax.Array = parameter(default=1.0, unit="reward", doc="reward of |mean psi| = 1 at the end")
 
 
-@pytree
 class AnnealState(FluidState):
     """The fluid and its bath."""
 
@@ -83,9 +81,6 @@ class LJAnneal(LJFluid[AnnealState, AnnealParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    task: str = task_field("anneal")
-
-    state_type = AnnealState
     actions: ClassVar[int] = 1
     observations: ClassVar[int] = 6
 

@@ -30,8 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dmdenv._core.pytree import pytree
-from dmdenv.envs.base import Baseline, Transition, parameter, task_field
+from dmdenv.envs.base import Baseline, Transition, parameter
 from dmdenv.envs.lj_fluid.fluid import FluidParams, FluidState, LJFluid, interaction, langevin
 from dmdenv.neighbors import AllPairs
 from dmdenv.potentials import External, PerParticle, harmonic_trap
@@ -56,7 +55,6 @@ class DragParams(FluidParams):
     speed: jax.Array = parameter(default=2.0, unit="length / time", doc="of the trap, by an action of 1", low=1e-6)
 
 
-@pytree
 class DragState(FluidState):
     """The fluid, whose first particle is the one in the trap, and the trap."""
 
@@ -92,9 +90,6 @@ class LJDrag(LJFluid[DragState, DragParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    task: str = task_field("drag")
-
-    state_type = DragState
     actions: ClassVar[int] = 2
     observations: ClassVar[int] = 7
 

@@ -27,9 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dmdenv._core.pytree import pytree
 from dmdenv.envs import pool
-from dmdenv.envs.base import CapacityExceeded, Env, Params, State, initial_flags, parameter, task_field
+from dmdenv.envs.base import CapacityExceeded, Env, Params, State, parameter
 from dmdenv.integrators import Langevin, StochasticState, maxwell_boltzmann
 from dmdenv.lattice import random
 from dmdenv.neighbors import AllPairs, NeighborList, Pairs, allocate, build
@@ -55,7 +54,6 @@ class FluidParams(Params):
     cutoff: jax.Array = parameter(default=2.5, unit="length", doc="range of the interaction", low=1.0)
 
 
-@pytree
 class FluidState(State):
     """Particles in motion."""
 
@@ -75,13 +73,11 @@ class LJFluid(Env[S, P], Generic[S, P]):
     Each task's class describes the fields.
     """
 
-    task: str = task_field("")
     particles: int = 100
     substeps: int = 20
     pairs: Literal["auto", "all", "list"] = "auto"
     slack: float = 1.5
 
-    id = "lj_fluid"
     finite_horizon = True
     actions: ClassVar[int]  # how many numbers an action has
     observations: ClassVar[int]  # and an observation
@@ -135,8 +131,8 @@ class LJFluid(Env[S, P], Generic[S, P]):
         pairs = AllPairs()
         if self._listed:
             pairs = build(self._template, space, positions, cutoff=params.cutoff, skin=jnp.asarray(_SKIN))
-        flags = {**initial_flags(), "overflow": self._misfit(pairs, params)}
-        return {**flags, "positions": positions, "velocities": velocities, "pairs": pairs}
+        overflow = self._misfit(pairs, params)
+        return {"overflow": overflow, "positions": positions, "velocities": velocities, "pairs": pairs}
 
     def in_bath(self, key: jax.Array, state: S, potential: Potential, params: P) -> StochasticState:
         """The state as one of the core's Langevin dynamics, whose noise begins with the key."""

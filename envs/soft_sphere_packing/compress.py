@@ -23,10 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.pytree import pytree
 from dmdenv.differentiation import rollout
 from dmdenv.envs import pool
-from dmdenv.envs.base import Baseline, Params, State, Transition, initial_flags, parameter, task_field
+from dmdenv.envs.base import Baseline, Params, State, Transition, parameter
 from dmdenv.envs.soft_sphere_packing.packing import (
     PackingEnv,
     check_order,
@@ -85,7 +84,6 @@ class PackingCompressParams(Params):
     energy_scale: jax.Array = parameter(default=2e-4, unit="energy", doc="e*, a particle", low=1e-12)
 
 
-@pytree
 class PackingCompressState(State):
     """A packing, and what was measured of it."""
 
@@ -130,13 +128,10 @@ class PackingCompress(PackingEnv[PackingCompressState, PackingCompressParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    task: str = task_field("compress")
     particles: int = 64
     dimension: int = 2
     target: Target = "pressure"
     relaxation_steps: int = 64
-
-    state_type = PackingCompressState
 
     def __post_init__(self):
         self._check(target=get_args(Target))
@@ -183,7 +178,7 @@ class PackingCompress(PackingEnv[PackingCompressState, PackingCompressParams]):
         box = self._side(params.start_min + share * (params.start_max - params.start_min), params)
         positions = box * equivalent(copy_key, places)
         forces = self._potential(params).forces(Periodic(box), positions, AllPairs())
-        return self._measured(initial_flags(), positions, forces, box, params)
+        return self._measured(positions, forces, box, params)
 
     def advance(
         self, key: jax.Array, state: PackingCompressState, action: jax.Array, params: PackingCompressParams
@@ -195,8 +190,7 @@ class PackingCompress(PackingEnv[PackingCompressState, PackingCompressParams]):
         space, potential, minimizer = Periodic(box), self._potential(params), FIRE(dt=params.fire_dt)
         relaxing = minimizer.init(potential, space, positions)
         relaxing, _ = rollout(functools.partial(minimizer.step, potential), relaxing, self.relaxation_steps)
-        flags = {"time": state.time, "overflow": state.overflow, "nonfinite": state.nonfinite}
-        now = self._measured(flags, space.wrap(relaxing.positions), relaxing.forces, box, params)
+        now = self._measured(space.wrap(relaxing.positions), relaxing.forces, box, params)
         metrics = {
             "pressure": now.pressure,
             "packing_fraction": self._fraction(box, params),
@@ -239,7 +233,6 @@ class PackingCompress(PackingEnv[PackingCompressState, PackingCompressParams]):
 
     def _measured(
         self,
-        flags: dict[str, jax.Array],
         positions: jax.Array,
         forces: jax.Array,
         box: jax.Array,
@@ -248,14 +241,14 @@ class PackingCompress(PackingEnv[PackingCompressState, PackingCompressParams]):
         """The state of a packing with these forces."""
         potential, space = self._potential(params), Periodic(box)
         found = measured(potential, space, positions, forces)
-        flags = {**flags, "overflow": flags["overflow"] | too_long(potential, space, self.dimension)}
+        overflow = too_long(potential, space, self.dimension)
         quality = -(
             params.target_weight * self._distance(found.pressure, box, params)
             + params.residual_weight * found.residual / (found.residual + params.target_pressure)
             + params.contact_weight * jnp.abs(found.contacts / (2 * self.dimension) - 1.0)
             + params.energy_weight * found.energy / (found.energy + params.energy_scale)
         )
-        return PackingCompressState(**flags, positions=positions, box=box, quality=quality, **found._asdict())
+        return PackingCompressState(overflow=overflow, positions=positions, box=box, quality=quality, **found._asdict())
 
     def _distance(self, pressure: jax.Array, box: jax.Array, params: PackingCompressParams) -> jax.Array:
         if self.target == "packing_fraction":

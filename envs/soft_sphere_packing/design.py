@@ -25,10 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.pytree import pytree
 from dmdenv.differentiation import implicit
 from dmdenv.envs import pool
-from dmdenv.envs.base import Baseline, Params, State, Transition, initial_flags, parameter, task_field
+from dmdenv.envs.base import Baseline, Params, State, Transition, parameter
 from dmdenv.envs.soft_sphere_packing.packing import (
     PackingEnv,
     check_order,
@@ -79,7 +78,6 @@ class PackingDesignParams(Params):
     )
 
 
-@pytree
 class PackingDesignState(State):
     """A start, what is wanted, and the last attempt."""
 
@@ -128,14 +126,11 @@ class PackingDesign(PackingEnv[PackingDesignState, PackingDesignParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    task: str = task_field("design")
     particles: int = 32
     dimension: int = 2
     target: Target = "energy"
     diameters: Diameters = "populations"
     relaxation_steps: int = 2000
-
-    state_type = PackingDesignState
 
     def __post_init__(self):
         self._check(target=get_args(Target), diameters=get_args(Diameters))
@@ -186,7 +181,6 @@ class PackingDesign(PackingEnv[PackingDesignState, PackingDesignParams]):
         share = jax.random.uniform(draw_key, (2,))
         start = self._side * equivalent(copy_key, places)
         return PackingDesignState(
-            **initial_flags(),
             start=start,
             fraction=params.fraction_min + share[0] * (params.fraction_max - params.fraction_min),
             target=params.target_min + share[1] * (params.target_max - params.target_min),

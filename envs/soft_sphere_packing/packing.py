@@ -106,7 +106,6 @@ class PackingEnv(Env[S, P]):
     dimension: int
     relaxation_steps: int
 
-    id = "soft_sphere_packing"
     finite_horizon = True
 
     def _check(self, **words: Sequence[str]) -> None:

@@ -16,9 +16,8 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics as RecordVectorSta
 
 from dmdenv.envs.adapters.gymnasium import GymnasiumEnv, GymnasiumVectorEnv
 from dmdenv.envs.adapters.instances import own_seed
-from dmdenv.gymnasium_ids import IDS
 from marks import by_default
-from small_envs import SMALL, TASKS, small_env
+from small_envs import GYMNASIUM, SMALL, small_env
 
 MODES = [mode.value for mode in AutoresetMode]
 FLOCK = {"boids": 5, "params": {"max_steps": 3}}
@@ -27,20 +26,16 @@ FLOCK = {"boids": 5, "params": {"max_steps": 3}}
 FASTEST = "dmdenv/TrapDrag-v0"
 
 
-@pytest.fixture(params=by_default(IDS, "dmdenv/Flocking-v0", FASTEST))
+@pytest.fixture(params=by_default(GYMNASIUM, "dmdenv/Flocking-v0", FASTEST))
 def id(request):
     return request.param
 
 
-every_id_slowly = pytest.mark.parametrize("id", by_default(IDS, FASTEST))
+every_id_slowly = pytest.mark.parametrize("id", by_default(GYMNASIUM, FASTEST))
 
 
 def small(id: str) -> dict:
-    return SMALL[IDS[id]["id"], IDS[id]["task"]]
-
-
-def test_every_environment_and_task_has_an_id():
-    assert [(made_by["id"], made_by["task"]) for made_by in IDS.values()] == TASKS
+    return SMALL[GYMNASIUM[id]]
 
 
 @pytest.mark.filterwarnings("error")
@@ -74,7 +69,7 @@ def test_outputs_are_of_the_declared_types_and_belong_to_the_caller(id):
 
 @functools.cache
 def functional(id: str):
-    env = small_env(**IDS[id])
+    env = small_env(*GYMNASIUM[id])
     return env, jax.jit(env.reset), jax.jit(env.step_env)
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import dmdenv  # noqa: F401 - registers the ids
-from dmdenv.gymnasium_ids import IDS
-from small_envs import NAMES, SMALL, TASKS, small_env
+from small_envs import GYMNASIUM, NAMES, SMALL, TASKS, small_env
 
 pytest.importorskip("stable_baselines3")
 import torch
@@ -29,7 +28,7 @@ torch.set_num_threads(1)  # its threads and XLA's hinder each other
 
 FLOCK = {"boids": 5, "params": {"max_steps": 3}}
 every_task = pytest.mark.parametrize("name", TASKS, ids=NAMES)
-every_id = pytest.mark.parametrize("id", IDS)
+every_id = pytest.mark.parametrize("id", GYMNASIUM)
 
 
 def same(a, b):
@@ -39,7 +38,7 @@ def same(a, b):
 @every_id
 @pytest.mark.filterwarnings("ignore:.*unconventional shape:UserWarning")  # rows of agents; SB3 flattens them
 def test_sb3_own_checks_pass(id):
-    check_env(gymnasium.make(id, render_mode="rgb_array", **SMALL[IDS[id]["id"], IDS[id]["task"]]).unwrapped)
+    check_env(gymnasium.make(id, render_mode="rgb_array", **SMALL[GYMNASIUM[id]]).unwrapped)
 
 
 @every_task
@@ -193,9 +192,8 @@ def test_the_examples_of_the_page_run():
 
 @every_id
 def test_ppo_runs_on_every_environment(id):
-    made_by = IDS[id]
-    config = SMALL[made_by["id"], made_by["task"]]
-    for env in (gymnasium.make(id, **config), VecNormalize(VecMonitor(SB3VecEnv(num_envs=4, **made_by, **config)))):
+    many = SB3VecEnv(small_env(*GYMNASIUM[id]), num_envs=4)
+    for env in (gymnasium.make(id, **SMALL[GYMNASIUM[id]]), VecNormalize(VecMonitor(many))):
         model = PPO("MlpPolicy", env, n_steps=16, batch_size=16, n_epochs=1, seed=0, device="cpu")
         model.learn(64)
         assert model.num_timesteps == 64

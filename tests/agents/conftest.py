@@ -7,14 +7,15 @@ import pytest
 
 from dmdenv.agents.runs import training
 from dmdenv.envs import registry
-from probe_envs import PROBES
+from probe_envs import register_probes
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _probes():
     """The probes are registered beside all environments."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "_ENVS", {**registry._ENVS, **PROBES})
+        patch.setattr(registry, "_table", dict(registry._table))
+        register_probes()
         yield
 
 

@@ -25,9 +25,8 @@ MASS = [*TINY, "--updates", "6", "--env", "time_step=0.1", "--params", "max_step
 WITH_PROBES = """
 import sys
 from dmdenv.agents.cli.main import main
-from dmdenv.envs import registry
-from probe_envs import PROBES
-registry._ENVS.update(PROBES)
+from probe_envs import register_probes
+register_probes()
 main(sys.argv[1:])
 """
 
@@ -91,8 +90,8 @@ def test_list_shows_spaces_configuration_and_parameters(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("list nope", "ENV: unknown environment id 'nope'; valid ids: best_action, "),
-        ("train nope", "ENV: unknown environment id 'nope'; valid ids: best_action, "),
+        ("list nope", "ENV: id = 'nope'; must be one of best_action, "),
+        ("train nope", "ENV: id = 'nope'; must be one of best_action, "),
         ("train", "ENV: missing; must be an environment of `dmdenv list`, or use --resume RUN_DIR"),
         ("train misfit", "ENV misfit: Misfit has observations [4, 2] and actions [3]; must be"),
         ("train best_action --agent nope", "--agent nope: unknown agent 'nope'; valid agents: apg"),
@@ -235,16 +234,6 @@ def assert_equal_runs(run, expected):
         np.testing.assert_array_equal(array, states[1][name], err_msg=name)
     assert run.evaluation_path.read_text() == expected.evaluation_path.read_text()
     assert len(run.metrics_path.read_text().splitlines()) == run.config.updates
-
-
-WITH_PROBES = """
-import sys
-from dmdenv.agents.cli.main import main
-from dmdenv.envs import registry
-from probe_envs import PROBES
-registry._ENVS.update(PROBES)
-main(sys.argv[1:])
-"""
 
 
 @pytest.mark.slow

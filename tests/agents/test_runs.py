@@ -54,8 +54,8 @@ def test_open_rebuilds_what_was_created(tmp_path):
 def test_recipe_names_versions_and_values(tmp_path):
     new_run(tmp_path / "run", friction=0.3)
     recipe = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert recipe["env"]["id"] == "point_mass"
-    assert recipe["env"]["config"] == {"task": "probe", "time_step": 0.1}
+    assert recipe["env"]["id"] == "probe_envs:PointMass"
+    assert recipe["env"]["config"] == {"time_step": 0.1}
     assert recipe["env"]["params"]["friction"] == float(np.float32(0.3))
     assert recipe["versions"]["jax"] == jax.__version__
 
