@@ -17,7 +17,6 @@ SMALL = apg.Config(updates=3, num_envs=4, window=6, hidden=(8,), discount=0.9)
 init = jax.jit(apg.init, static_argnums=(0, 1))
 update = jax.jit(apg.update, static_argnums=(0, 1))
 train = jax.jit(apg.train, static_argnums=(0, 1))
-window_loss = jax.jit(apg.window_loss, static_argnums=(0, 1))
 
 
 def assert_equal(left, right):
@@ -97,18 +96,20 @@ def test_gradient_sees_as_far_as_the_window(window, blind):
 
 
 def test_gradient_equals_finite_differences():
+    env, state = PointMass(), init(PointMass(), SMALL, jax.random.key(3))
     with jax.enable_x64(True):
-        env = PointMass()
-        state = init(env, SMALL, jax.random.key(3))
+        policy, *start = jax.tree.map(
+            lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x,
+            (state.policy, state.env_states, state.observations),
+        )
 
         @jax.jit
         @jax.value_and_grad
         def loss(policy, params):
-            arguments = (state.env_states, state.observations, jax.random.key(4))
-            return apg.window_loss(env, SMALL, policy, *arguments, params=params)[0]
+            return apg.window_loss(env, SMALL, policy, *start, jax.random.key(4), params=params)[0]
 
         # the last layer is initialised small: enlarged, so that the first one's gradient is of the same size
-        policy = jax.tree.map(lambda x: x + 0.3 * np.cos(np.arange(x.size)).reshape(x.shape), state.policy)
+        policy = jax.tree.map(lambda x: x + 0.3 * np.cos(np.arange(x.size)).reshape(x.shape), policy)
         direction = jax.tree.map(lambda x: np.sin(1.0 + np.arange(x.size)).reshape(x.shape), policy)
         step = 1e-5
         ahead, behind = (jax.tree.map(lambda x, d, by=by: x + by * d, policy, direction) for by in (step, -step))
@@ -126,64 +127,66 @@ def test_loss_is_the_discounted_reward_of_a_loop_over_steps():
     env, (count, length) = PointMass(), (SMALL.num_envs, SMALL.window)
     params = env.default_params.replace(max_steps=3)
     state = init(env, SMALL, KEY, params=params)
-    key = jax.random.key(5)
-    loss, (env_states, observations, metrics) = window_loss(
-        env, SMALL, state.policy, state.env_states, state.observations, key, params=params
-    )
+    after, metrics = update(env, SMALL, state, params=params)
     act, step = jax.jit(type(state.policy).__call__), jax.jit(env.step)
     rewards = np.zeros((length, count))
+    keys = jax.random.split(jax.random.split(state.key)[1], (length, count))
     for i in range(count):
         one, observation = jax.tree.map(lambda x, i=i: x[i], (state.env_states, state.observations))
-        for t, key_t in enumerate(jax.random.split(key, (length, count))[:, i]):
-            policy_key, step_key = jax.random.split(key_t)
+        for t in range(length):
+            policy_key, step_key = jax.random.split(keys[t, i])
             action = act(state.policy, policy_key, observation)
             observation, one, rewards[t, i], *_ = step(step_key, one, action, params)
-        np.testing.assert_allclose(observations[i], observation, rtol=1e-5)
-        assert env_states.time[i] == one.time
+        np.testing.assert_allclose(after.observations[i], observation, rtol=1e-5)
+        assert after.env_states.time[i] == one.time
     weights = SMALL.discount ** np.arange(length)
-    np.testing.assert_allclose(loss, -np.mean(weights @ rewards) / np.sum(weights), rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], -np.mean(weights @ rewards) / np.sum(weights), rtol=1e-5)
     np.testing.assert_allclose(metrics["reward"], np.mean(rewards), rtol=1e-5)
 
 
-def test_gradient_that_is_not_finite_is_dropped_and_counted():
-    env, config = Brittle(), SMALL
-    state = init(env, config, KEY)
-    poisoned, metrics = update(env, config, state, params=env.default_params.replace(target=-0.5))
+def all_nan(params):
+    """Parameters with which the state is not finite after a step; they can be made by no constructor."""
+    return jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
+
+
+@pytest.mark.parametrize(
+    ("env", "poison"),
+    [
+        (PointMass(), all_nan),
+        pytest.param(Brittle(), lambda params: params.replace(target=-0.5), marks=pytest.mark.slow),
+    ],
+    ids=["nor is the state", "though the reward is"],
+)
+def test_gradient_that_is_not_finite_is_dropped_and_counted(env, poison):
+    poisoned, healthy = poison(env.default_params), env.default_params
+    state = init(env, SMALL, KEY)
+    dropped, metrics = update(env, SMALL, state, params=poisoned)
     assert metrics["skipped"] == 1.0
     assert jnp.isnan(metrics["gradient_norm"])
-    assert_equal((poisoned.policy, poisoned.optimizer), (state.policy, state.optimizer))
-    assert poisoned.updates == 1
-    healthy, metrics = update(env, config, poisoned, params=env.default_params.replace(target=0.5))
+    assert jnp.isfinite(metrics["loss"])
+    assert_equal((dropped.policy, dropped.optimizer), (state.policy, state.optimizer))
+    assert dropped.updates == 1
+    improved, metrics = update(env, SMALL, dropped, params=healthy)
     assert metrics["skipped"] == 0.0
-    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.any(a != b), healthy.policy, state.policy)))
+    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.any(a != b), improved.policy, state.policy)))
 
 
 # --- a pure function --------------------------------------------------------------------------------------------------
 
 
-def test_scan_equals_a_loop_of_updates():
-    env = PointMass()
-    scanned, metrics = train(env, SMALL, KEY)
-    state = init(env, SMALL, KEY)
+def test_vmapped_seeds_and_scanned_updates_equal_a_loop():
+    env, keys = PointMass(), jax.random.split(KEY, 3)
+    trained, metrics = jax.jit(jax.vmap(lambda key: apg.train(env, SMALL, key)))(keys)
+    assert metrics["loss"].shape == (3, SMALL.updates)
+    state = init(env, SMALL, keys[1])
     losses = []
     for _ in range(SMALL.updates):
         state, row = update(env, SMALL, state, params=env.default_params)
         losses.append(row["loss"])
-    np.testing.assert_allclose(metrics["loss"], losses, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), scanned.policy, state.policy)
-    assert_equal(scanned.key, state.key)
-
-
-def test_vmapped_seeds_equal_single_seeds():
-    env = PointMass()
-    states = [init(env, SMALL, key) for key in jax.random.split(KEY, 3)]
-    together, metrics = jax.jit(jax.vmap(lambda state: apg.update(env, SMALL, state)))(
-        jax.tree.map(lambda *x: jnp.stack(x), *states)
-    )
-    assert metrics["loss"].shape == (3,)
-    alone, _ = update(env, SMALL, states[1], params=env.default_params)
-    one = jax.tree.map(lambda x: x[1], together)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one.policy, alone.policy)
+    np.testing.assert_allclose(metrics["loss"][1], losses, rtol=1e-5)
+    one = jax.tree.map(lambda x: x[1], trained)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), one.policy, state.policy)
+    assert_equal(one.key, state.key)
 
 
 def test_other_parameters_do_not_recompile():
