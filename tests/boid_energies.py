@@ -1,5 +1,6 @@
 """The rules of boids as energies, written densely and apart from the code, as in JAX MD's notebook."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -62,3 +63,26 @@ def notebook_energies(positions, headings, obstacles, ranges, predators, predato
         "flee": flee,
         "chase": chase,
     }
+
+
+@jax.jit
+def notebook_forces(positions, headings, obstacles, ranges, predators, predator_headings, p, box):
+    """Forces and torques of the energies: `(on boids, of boids, on predators, of predators)`.
+
+    As in the notebook, alignment and cohesion turn a boid but do not push it.
+    """
+    fixed = jax.lax.stop_gradient
+
+    def energy(positions, headings, predators, predator_headings):
+        def total(names, *at):
+            energies = notebook_energies(at[0], at[1], obstacles, ranges, at[2], at[3], p, box)
+            return sum(energies[name] for name in names)
+
+        hunters, boids = (fixed(predators), fixed(predator_headings)), (fixed(positions), fixed(headings))
+        push = total(["avoid", "boid obstacle", "flee"], positions, headings, *hunters)
+        turn = total(["align", "cohesion"], boids[0], headings, *hunters)
+        hunt = total(["chase", "predator obstacle"], *boids, predators, predator_headings)
+        return push + turn + hunt
+
+    gradient = jax.grad(energy, argnums=(0, 1, 2, 3))(positions, headings, predators, predator_headings)
+    return jax.tree.map(jnp.negative, gradient)
