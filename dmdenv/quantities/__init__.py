@@ -1,7 +1,7 @@
 """What is measured: functions of positions and velocities, differentiable where that makes sense."""
 
 from dmdenv.quantities.center import center
-from dmdenv.quantities.contacts import contact_numbers, rattlers
+from dmdenv.quantities.contacts import backbone_contacts, contact_numbers, rattlers
 from dmdenv.quantities.elasticity import Elasticity, elasticity
 from dmdenv.quantities.order import averaged_steinhardt, bond_order, polar_order, steinhardt
 from dmdenv.quantities.polymers import (
@@ -31,6 +31,7 @@ from dmdenv.quantities.transport import (
 __all__ = [
     "Elasticity",
     "averaged_steinhardt",
+    "backbone_contacts",
     "bond_order",
     "center",
     "contact_numbers",

@@ -50,19 +50,32 @@ def rattlers(space: Space, positions: jax.Array, pairs: Pairs, *, diameter: Para
     """Which particles are not held by their neighbours, bool `[n]`.
 
     A particle with fewer than d + 1 contacts is a rattler; it is taken out and the rest counted again, until none is
-    found. The mean contact number of the others, `contact_numbers(..., present=~rattlers(...))`, is 2 d in an
-    isostatic packing. Arguments and errors: see `contact_numbers`.
+    found. Arguments and errors: see `contact_numbers`.
+    """
+    return ~backbone_contacts(space, positions, pairs, diameter=diameter)[1]
+
+
+def backbone_contacts(
+    space: Space, positions: jax.Array, pairs: Pairs, *, diameter: ParameterLike
+) -> tuple[jax.Array, jax.Array]:
+    """The contact numbers of what is left without rattlers, int32 `[n]`, and which particles these are, bool `[n]`.
+
+    Rattlers have 0. The mean contact number of the others is 2 d in an isostatic packing. Arguments and errors: see
+    `contact_numbers`.
     """
     needed = positions.shape[1] + 1
 
-    def held(present):
-        counts = contact_numbers(space, positions, pairs, diameter=diameter, present=present)
-        return present & (counts >= needed)
+    def count(present):
+        return contact_numbers(space, positions, pairs, diameter=diameter, present=present)
 
-    def changed(state):
-        before, after = state
-        return jnp.any(before != after)
+    def has_rattlers(state):
+        counts, present = state
+        return jnp.any(present & (counts < needed))
 
-    everyone = jnp.ones(positions.shape[0], bool)
-    _, after = lax.while_loop(changed, lambda state: (state[1], held(state[1])), (everyone, held(everyone)))
-    return ~after
+    def remove_rattlers(state):
+        counts, present = state
+        present = present & (counts >= needed)
+        return count(present), present
+
+    counts = count(None)
+    return lax.while_loop(has_rattlers, remove_rattlers, (counts, counts >= 0))

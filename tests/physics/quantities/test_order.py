@@ -266,9 +266,11 @@ def test_rattlers_are_found_one_after_the_other():
         present &= counts >= 3
     found = rattlers(Free(), r, AllPairs(), diameter=1.05)
     np.testing.assert_array_equal(found, ~present)
-    np.testing.assert_array_equal(
-        contact_numbers(Free(), r, AllPairs(), diameter=1.05, present=~found), np.where(present, counts, 0)
-    )
+    counts = np.where(present, counts, 0)
+    np.testing.assert_array_equal(contact_numbers(Free(), r, AllPairs(), diameter=1.05, present=~found), counts)
+    found, held = quantities.backbone_contacts(Free(), r, AllPairs(), diameter=1.05)
+    np.testing.assert_array_equal(found, counts)
+    np.testing.assert_array_equal(held, present)
 
 
 SPACE, R2, R3 = Periodic(5.0), np.zeros((4, 2)), np.zeros((4, 3))
