@@ -233,9 +233,10 @@ class Env(Declared, abc.ABC, Generic[S, P]):
         Returns:
             `(obs, state)`.
         """
+        params = self._params(params)  # refused before anything is computed
         if not is_tracing():
             self.prepare()
-        return _reset(self, key, self._params(params))
+        return _reset(self, key, params)
 
     def step_env(
         self, key: jax.Array, state: S, action: jax.Array, params: P | None = None
@@ -293,7 +294,7 @@ _compiled = functools.partial(jax.jit, static_argnums=0, inline=True)
 
 @_compiled
 def _reset(env: Env, key: jax.Array, params: Params) -> tuple[Observation, State]:
-    state = env.initial_state(key, params)
+    state = env.initial_state(_typed(key), params)
     return env.observe(state, params), state
 
 
@@ -301,7 +302,7 @@ def _reset(env: Env, key: jax.Array, params: Params) -> tuple[Observation, State
 def _step_env(env: Env, key: jax.Array, state: State, action: jax.Array, params: Params):
     action = jnp.clip(action.astype(jnp.result_type(float)), -1.0, 1.0)
     before = state
-    state, reward, terminated, metrics = env.advance(key, before, action, params)
+    state, reward, terminated, metrics = env.advance(_typed(key), before, action, params)
     metrics = dict(metrics)
     time = before.time + 1
     state = dataclasses.replace(state, time=time, overflow=before.overflow | state.overflow)
@@ -334,6 +335,12 @@ def _step(env: Env, key: jax.Array, state: State, action: jax.Array, params: Par
 
     obs, state = jax.lax.cond(any_in_batch(done), reset_where_done, lambda now: now, (obs, state))
     return obs, state, reward, terminated, truncated, info
+
+
+def _typed(key: jax.Array) -> jax.Array:
+    """A key of either kind as a typed one: states that hold a key then do not depend on the kind that a user has."""
+    typed = jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key)
+    return key if typed else jax.random.wrap_key_data(key)
 
 
 def _all_finite(tree: Any) -> jax.Array:
