@@ -1,66 +1,127 @@
-"""Chains of beads in the plane: what the tasks of `bonded_chain` share.
+"""Chains of beads in the plane: energies, dynamics and geometry that the tasks of `bonded_chain` share.
 
-A jointed chain, whose joints can be bent by their turns at rest, has the energy
+A jointed chain (`reach`, `swim`) has springs for bonds and for joints; the agent sets the rest angles of the joints:
 
     U = sum_b k_b (r_b - 1)^2 / 2 + sum_j k_j (1 - cos(phi_j - phi0_j)) + sum_(r_ij < D) k_c (D - r_ij)^2 / 2
 
-with bonds b of length r_b, and joints j at all beads but the two ends: phi_j is the angle by which the chain turns
-there, counterclockwise, and phi0_j where it is at rest. Beads are soft discs of diameter D, less than a bond: motors
-can press them together and swing them against each other as hard as they like, and a time step that is right for one
-contact is right for all, which that of a wall that steepens without end (WCA) is not. All lengths are in units of a
-bond at rest.
+with bonds b of length r_b, and joints j at all beads but the two ends: phi_j is the signed angle, counterclockwise,
+from the bond before the bead to the bond after it, 0 where the chain is straight, and phi0_j its rest angle. Beads are
+soft discs of diameter D, less than a bond: however hard motors press them together, a time step that is stable for one
+contact is stable for all, which does not hold for a wall that steepens without bound (WCA). All lengths are in units of
+a bond at rest.
+
+A flexible chain (`fold`) is the bead-spring model of Kremer and Grest with a stiffness against bending; its units are
+the diameter and the energy of WCA.
 
 References: potentials and dynamics are those of `dmdenv.potentials` and `dmdenv.integrators`, which name theirs.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.envs.base import Params, parameter
-from dmdenv.integrators import Integrator, Langevin
-from dmdenv.potentials import Potential, Sum, cosine_turns, harmonic_bonds, soft_sphere
+from dmdenv.envs.bonded_chain.parameters import ChainFoldParams, ChainReachParams, JointedChainParams
+from dmdenv.integrators import Integrator, StochasticState
+from dmdenv.neighbors import AllPairs
+from dmdenv.potentials import (
+    Bonded,
+    PerParticle,
+    Potential,
+    Sum,
+    cosine_angles,
+    cosine_turns,
+    fene_bonds,
+    harmonic_bonds,
+    harmonic_trap,
+    soft_sphere,
+    wca,
+)
 from dmdenv.potentials.angles import arctan2
 from dmdenv.space import Free
 
-ACROSS = np.array([[0.0, 1.0], [-1.0, 0.0]])  # r @ ACROSS is r turned by a quarter, counterclockwise
+QUARTER_TURN = np.array([[0.0, 1.0], [-1.0, 0.0]])  # r @ QUARTER_TURN is r rotated by 90 degrees, counterclockwise
+
+# --- energies ---------------------------------------------------------------------------------------------------------
 
 
-class JointedParams(Params):
-    """Parameters of a jointed chain in its fluid. Lengths in units of a bond at rest, masses in that of a bead."""
-
-    max_steps: jax.Array = parameter(default=256, unit="steps", low=1, doc="length of an episode")
-    period: jax.Array = parameter(default=0.1, unit="time", low=1e-6, doc="time of a step of control")
-    bond_stiffness: jax.Array = parameter(default=400.0, unit="energy/length^2", low=1e-6, doc="k_b of a bond")
-    joint_stiffness: jax.Array = parameter(default=200.0, unit="energy", low=0, doc="k_j of a joint")
-    contact_stiffness: jax.Array = parameter(
-        default=400.0, unit="energy/length^2", low=0, doc="k_c of two beads that touch"
-    )
-    diameter: jax.Array = parameter(default=0.8, unit="length", low=1e-3, high=1.0, doc="D of a bead")
-    max_turn: jax.Array = parameter(default=1.5, unit="angle", low=0, high=np.pi, doc="largest turn at rest")
-    friction: jax.Array = parameter(default=1.5, unit="1/time", low=1e-6, doc="gamma, the drag of a bead of mass 1")
-    temperature: jax.Array = parameter(default=0.05, unit="energy", low=1e-9, doc="T of the fluid")
-
-
-def bonds_of(beads: int) -> np.ndarray:
-    """The bonds of a chain, int `[n - 1, 2]`."""
+def bonded_beads(beads: int) -> np.ndarray:
+    """The beads of each bond, int `[n - 1, 2]`."""
     return np.arange(beads - 1)[:, None] + np.arange(2)
 
 
-def joints_of(beads: int) -> np.ndarray:
-    """The joints of a chain, int `[n - 2, 3]`, in its order."""
+def jointed_beads(beads: int) -> np.ndarray:
+    """The beads of each joint, int `[n - 2, 3]`, in the order of the chain."""
     return np.arange(beads - 2)[:, None] + np.arange(3)
 
 
-def jointed(params: JointedParams, beads: int, turns: jax.Array) -> Sum:
-    """The energy of a jointed chain with turns at rest `[n - 2]`, unit radian."""
-    bonds = harmonic_bonds(bonds_of(beads), stiffness=params.bond_stiffness)
-    joints = cosine_turns(joints_of(beads), stiffness=params.joint_stiffness, turn=turns)
+def group_indices(beads: int, groups: int) -> np.ndarray:
+    """The group of each bead, int `[n]`, in the order of the chain and of sizes that differ by at most one."""
+    return np.arange(beads) * groups // beads
+
+
+def joints(params: JointedChainParams, rest_angles: jax.Array) -> Bonded:
+    """The energy of the joints, with rest angles `[n - 2]`, unit radian."""
+    return cosine_turns(jointed_beads(len(rest_angles) + 2), stiffness=params.joint_stiffness, turn=rest_angles)
+
+
+def jointed_chain(params: JointedChainParams, rest_angles: jax.Array) -> Sum:
+    """The energy of a jointed chain with rest angles `[n - 2]`, unit radian."""
     D = params.diameter
-    return bonds + joints + soft_sphere(epsilon=params.contact_stiffness * D**2, sigma=D)
+    bonds = harmonic_bonds(bonded_beads(len(rest_angles) + 2), stiffness=params.bond_stiffness)
+    contacts = soft_sphere(epsilon=params.contact_stiffness * D**2, sigma=D)
+    return bonds + joints(params, rest_angles) + contacts
+
+
+def anchored_chain(params: ChainReachParams, rest_angles: jax.Array) -> Sum:
+    """The energy of a jointed chain whose first two beads are held by springs, at (-1, 0) and at the origin."""
+    beads = len(rest_angles) + 2
+    centers = np.zeros((beads, 2))
+    centers[0, 0] = -1.0
+    held = PerParticle(params.anchor_stiffness * jnp.asarray(np.arange(beads) < 2, jnp.result_type(float)))
+    return jointed_chain(params, rest_angles) + harmonic_trap(stiffness=held, center=centers)
+
+
+def flexible_chain(params: ChainFoldParams, beads: int) -> Potential:
+    """The energy of the bead-spring chain of n beads without an external field."""
+    bonds = fene_bonds(bonded_beads(beads), stiffness=params.bond_stiffness, max_length=params.max_length)
+    return bonds + wca() + cosine_angles(jointed_beads(beads), stiffness=params.bending)
+
+
+# --- dynamics ---------------------------------------------------------------------------------------------------------
+
+
+def bend(
+    params: JointedChainParams, motion: StochasticState, old: jax.Array, new: jax.Array
+) -> tuple[StochasticState, jax.Array]:
+    """Let the rest angles of a jointed chain jump from old to new ones, `[n - 2]`, unit radian.
+
+    No other term of the energy changes, so that the forces in `motion`, which belong to the old rest angles, are
+    corrected by the difference of the joints' forces instead of being summed anew.
+
+    Returns:
+        `(motion, work)`: with the forces of the new rest angles; `U(r; new) - U(r; old)`, `[]`, unit energy.
+    """
+
+    def work(positions: jax.Array) -> jax.Array:
+        at = Free(), positions, AllPairs()
+        return joints(params, new).energy(*at) - joints(params, old).energy(*at)
+
+    done, gradient = jax.value_and_grad(work)(motion.positions)
+    return motion.replace(forces=motion.forces - gradient), done
+
+
+def reseed(motion: StochasticState, key: jax.Array) -> StochasticState:
+    """The motion with the noise of another key, which is consumed, as an integrator's `init` would have begun it."""
+    return motion.replace(key=jax.random.split(key)[0])
+
+
+def simulate(
+    method: Integrator[StochasticState], potential: Potential, motion: StochasticState, steps: int
+) -> StochasticState:
+    """The motion some time steps later; one scan, which compiles faster than a rollout with observations."""
+    return jax.lax.scan(lambda motion, _: (method.step(potential, motion), None), motion, None, length=steps)[0]
 
 
 def largest_stiffness(params: Any) -> float:
@@ -72,107 +133,39 @@ def largest_stiffness(params: Any) -> float:
     return straight + 2.0 * float(params.contact_stiffness)
 
 
-def posed(turns: jax.Array, heading: jax.Array | float = 0.0) -> jax.Array:
-    """A chain of unit bonds from the origin on, with the given turns `[..., n - 2]`, positions `[..., n, 2]`.
+def check_period(params: Any, substeps: int, longest_step: float) -> None:
+    """Refuse a concrete period of control whose substeps are longer than is stable."""
+    period, longest = float(params.period), substeps * longest_step
+    if period > longest * (1 + 1e-6):
+        raise ValueError(
+            f"period = {period:g} in {substeps} substeps; must be <= {longest:.3g}, beyond which the time step is too"
+            " long for these stiffnesses and this drag (or more substeps)"
+        )
 
-    Args:
-        turns: unit radian.
-        heading: of the first bond, `[]`, unit radian.
-    """
-    start = jnp.zeros((*turns.shape[:-1], 1), turns.dtype)
-    headings = heading + jnp.concatenate([start, jnp.cumsum(turns, axis=-1)], axis=-1)
+
+# --- geometry ---------------------------------------------------------------------------------------------------------
+
+
+def place_beads(angles: jax.Array) -> jax.Array:
+    """A chain of unit bonds with signed angles `[..., n - 2]`, from the origin along +x; positions `[..., n, 2]`."""
+    start = jnp.zeros((*angles.shape[:-1], 1), angles.dtype)
+    headings = jnp.concatenate([start, jnp.cumsum(angles, axis=-1)], axis=-1)
     bonds = jnp.stack([jnp.cos(headings), jnp.sin(headings)], axis=-1)
     return jnp.concatenate([jnp.zeros_like(bonds[..., :1, :]), jnp.cumsum(bonds, axis=-2)], axis=-2)
 
 
-def turns_of(positions: jax.Array) -> jax.Array:
-    """The turns of a chain `[..., n, 2]` at its joints, `[..., n - 2]`, in (-pi, pi]."""
+def signed_angles(positions: jax.Array) -> jax.Array:
+    """The signed angles of a chain `[..., n, 2]` at its joints, `[..., n - 2]`, in (-pi, pi]."""
     bonds = jnp.diff(positions, axis=-2)
     u, v = bonds[..., :-1, :], bonds[..., 1:, :]
-    return arctan2(cross(u, v), jnp.sum(u * v, axis=-1))
+    return arctan2(u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0], jnp.sum(u * v, axis=-1))
 
 
-def cross(u: jax.Array, v: jax.Array) -> jax.Array:
-    """The cross product of vectors `[..., 2]` of the plane, `[...]`."""
-    return u[..., 0] * v[..., 1] - u[..., 1] * v[..., 0]
+def rotate(positions: jax.Array, angle: jax.Array) -> jax.Array:
+    """Positions `[n, 2]` rotated about the origin by an angle `[]`, counterclockwise."""
+    return jnp.cos(angle) * positions + jnp.sin(angle) * (positions @ QUARTER_TURN.astype(positions.dtype))
 
 
-def rotated(positions: jax.Array, angle: jax.Array) -> jax.Array:
-    """Positions `[n, 2]` turned about the origin by an angle `[]`, counterclockwise."""
-    return jnp.cos(angle) * positions + jnp.sin(angle) * (positions @ ACROSS.astype(positions.dtype))
-
-
-def stepped(method: Integrator, potential: Potential, state: Any, steps: int) -> Any:
-    """The state of an integrator after some steps; one scan, which compiles faster than a rollout with observations."""
-    return jax.lax.scan(lambda state, _: (method.step(potential, state), None), state, None, length=steps)[0]
-
-
-def thermalised(
-    potential_of: Callable[[jax.Array], Potential],
-    turns: jax.Array,
-    starts: jax.Array,
-    key: jax.Array,
-    *,
-    temperature: float,
-    friction: float,
-    dt: float,
-    steps: int,
-) -> jax.Array:
-    """Chains after some time in a heat bath, by the core's Langevin dynamics: what pools are prepared by.
-
-    Args:
-        potential_of: the potential of a chain from its turns at rest.
-        turns: `[m, n - 2]`, unit radian.
-        starts: `[m, n, 2]`, unit length.
-        key: consumed.
-        temperature: unit energy.
-        friction: unit 1 / time; it does not change what equilibrium is.
-        dt: time step, unit time.
-        steps: how many.
-
-    Returns:
-        Positions `[m, n, 2]`.
-    """
-    method = Langevin(dt=dt, temperature=temperature, friction=friction)
-
-    def one(turns: jax.Array, positions: jax.Array, key: jax.Array) -> jax.Array:
-        potential = potential_of(turns)
-        state = method.init(potential, Free(), positions, key=key)
-        return stepped(method, potential, state, steps).positions
-
-    return jax.jit(jax.vmap(one))(turns, starts, jax.random.split(key, len(starts)))
-
-
-def check_period(params: Any, substeps: int, longest_step: float) -> None:
-    """Refuse a concrete period of control whose substeps are longer than the dynamics bears."""
-    period, longest = float(params.period), substeps * longest_step
-    if period > longest * (1 + 1e-6):
-        raise ValueError(
-            f"period = {period:g} in {substeps} substeps; valid: up to {longest:.3g}, since the time step is too long"
-            " for these stiffnesses and this drag otherwise (or more substeps)"
-        )
-
-
-def or_one(x: jax.Array) -> jax.Array:
-    """x where it is positive, else 1: to divide by."""
+def divisor(x: jax.Array) -> jax.Array:
+    """x where it is positive, else 1."""
     return jnp.where(x > 0, x, 1.0)
-
-
-def checked_whole(name: str, value: Any, low: int) -> None:
-    """Refuse a static field that is no whole number from `low`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ValueError(f"{name} = {value!r}; valid: a whole number from {low}")
-
-
-# --- pictures ---------------------------------------------------------------------------------------------------------
-
-
-def draw_chain(canvas: Any, positions: np.ndarray, diameter: float, *, opacity: float = 1.0) -> None:
-    """Beads as discs in colours that run along the chain, on bonds as thick bars, over the background."""
-    from dmdenv.envs.rendering import blend, colors_between
-
-    colors = colors_between(len(positions))
-    for a, b, color in zip(positions[:-1], positions[1:], colors, strict=False):
-        canvas.bond(a, b - a, blend(color, 0.5 * opacity), 0.45 * diameter)
-    for place, color in zip(positions, colors, strict=True):
-        canvas.disc(place, 0.5 * diameter, blend(color, opacity))

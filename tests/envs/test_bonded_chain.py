@@ -1,4 +1,4 @@
-"""Chains that reach, swim and fold: against the core, closed forms and differences; baselines in order."""
+"""Chains that reach, swim and fold: against the core, closed forms and differences."""
 
 import dataclasses
 import functools
@@ -10,13 +10,14 @@ import pytest
 from numpy.testing import assert_allclose
 
 import dmdenv
-from dmdenv.agents.evaluate import run_episode
-from dmdenv.agents.policies import random_policy, zero_policy
 from dmdenv.envs import pool
 from dmdenv.envs.bonded_chain import chain
-from dmdenv.envs.bonded_chain.fold import ChainFoldParams, _free_chains, _shapes, model
-from dmdenv.envs.bonded_chain.reach import ChainReachParams, _random_path
-from dmdenv.envs.bonded_chain.swim import ChainSwimParams
+from dmdenv.envs.bonded_chain.fold import ChainFold, ChainFoldState
+from dmdenv.envs.bonded_chain.parameters import ChainFoldParams, ChainReachParams, ChainSwimParams
+from dmdenv.envs.bonded_chain.reach import ChainReach, ChainReachState, draw_path
+from dmdenv.envs.bonded_chain.shapes import target_shapes
+from dmdenv.envs.bonded_chain.starts import equilibrate, flexible_chains
+from dmdenv.envs.bonded_chain.swim import TRACK, ChainSwim, ChainSwimState
 from dmdenv.integrators import Filament, Langevin
 from dmdenv.neighbors import AllPairs
 from dmdenv.potentials import (
@@ -30,7 +31,7 @@ from dmdenv.potentials import (
     soft_sphere,
     wca,
 )
-from dmdenv.quantities import rmsd
+from dmdenv.quantities import superposed
 from dmdenv.space import Free
 from marks import by_default
 from systems import central_difference
@@ -39,129 +40,50 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 TASKS = ("reach", "swim", "fold")
 every_task = pytest.mark.parametrize("task", TASKS)
-SMALL = {
-    "reach": {"beads": 5, "substeps": 12},
-    "swim": {"beads": 6, "substeps": 50},
-    "fold": {"beads": 8, "groups": 4, "substeps": 20},
+# their pools need not be prepared: states are made by hand
+ENVS = {
+    "reach": ChainReach(beads=5, substeps=12),
+    "swim": ChainSwim(beads=6, substeps=50),
+    "fold": ChainFold(beads=8, groups=4, substeps=20),
 }
-
-
 # programs that run for a moment: two thirds of their time would go into optimising them
 QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+STEPS = {task: jax.jit(env.step_env, compiler_options=QUICK) for task, env in ENVS.items()}
 
 
-def small(task):
-    return dmdenv.make_env("bonded_chain", task=task, **SMALL[task])
+def begin(task, p):
+    """A chain that is bent, out of equilibrium and in motion, with its forces."""
+    n = ENVS[task].beads
+    draws = [jax.random.normal(key, (n, 2)) for key in jax.random.split(jax.random.key(0), 3)]
+    rest_angles = 0.3 * draws[0][2:, 0]
+    positions = chain.place_beads(rest_angles + 0.1) + 0.03 * draws[1] - jnp.array([[1.0, 0.0]])
+    velocities = jnp.zeros((n, 2)) if task == "swim" else jnp.sqrt(p.temperature) * draws[2]
+    potential = {
+        "reach": lambda: chain.anchored_chain(p, rest_angles),
+        "swim": lambda: chain.jointed_chain(p, rest_angles),
+        "fold": lambda: chain.flexible_chain(p, n),
+    }[task]()
+    method = Langevin(dt=1.0, temperature=1.0, friction=1.0)
+    motion = method.init(potential, Free(), positions, velocities=velocities, key=jax.random.key(0))
+    if task == "reach":
+        return ChainReachState(motion=motion, rest_angles=rest_angles, path=draw_path(jax.random.key(0)))
+    if task == "swim":
+        return ChainSwimState(motion=motion, rest_angles=rest_angles, track=jnp.zeros((TRACK, 2)))
+    (target,) = jnp.asarray(target_shapes(n, "hairpin"))
+    shape = superposed(target, positions)
+    return ChainFoldState(motion=motion, field=jnp.zeros((4, 2)), target=target, superposed=shape)
 
 
 @functools.cache
 def started(task):
-    env = small(task)
-    return jax.jit(env.reset)(jax.random.key(0), env.default_params)[1]
+    """A state after one step, with an action behind it."""
+    env = ENVS[task]
+    first = jax.jit(functools.partial(begin, task), compiler_options=QUICK)(env.default_params)
+    return STEPS[task](jax.random.key(1), first, random_action(env, 3), env.default_params)[1]
 
 
-# --- baselines, and spaces under them ---------------------------------------------------------------------------------
-
-
-@functools.cache
-def run(task: str, episodes: int, steps: int):
-    """Returns, metrics and observations of every policy in the same episodes, in one program."""
-    env = small(task)
-    params = env.default_params.replace(max_steps=steps, **({"course": 0.5} if task == "swim" else {}))
-    policies = {"zero": zero_policy(env), "random": random_policy(env), **env.baselines(params)}
-
-    def one(index, key):
-        def policy(key, observation):
-            actions = [functools.partial(policy, key) for policy in policies.values()]
-            return jax.lax.switch(index, actions, observation)
-
-        return run_episode(
-            env,
-            policy,
-            key,
-            steps=steps,
-            params=params,
-            record=lambda state: jnp.max(jnp.abs(env.observe(state, params))),
-        )
-
-    keys = jax.random.split(jax.random.key(0), episodes)
-    run = jax.jit(jax.vmap(one, (None, 0)))
-    return {name: run(index, keys) for index, name in enumerate(policies)}
-
-
-def returns(task, episodes, steps):
-    return {name: np.asarray(found.returns) for name, (found, _) in run(task, episodes, steps).items()}
-
-
-SHORT = {"reach": (24, 128), "swim": (8, 64), "fold": (16, 64)}
-
-
-@pytest.mark.parametrize(
-    ("task", "better", "worse"),
-    by_default(
-        [
-            ("reach", "inverse", ("transpose", "constant", "zero", "random")),
-            ("reach", "transpose", ("constant", "zero", "random")),
-            ("swim", "wave", ("reciprocal", "constant", "zero", "random")),
-            ("fold", "steered", ("constant", "zero", "random")),
-        ],
-        ("reach", "transpose", ("constant", "zero", "random")),
-    ),
-)
-def test_informed_baselines_are_clearly_better(task, better, worse):
-    found = returns(task, *SHORT[task])
-    for name in worse:
-        ahead = found[better] - found[name]  # in the same episodes
-        assert ahead.mean() > 3 * ahead.std(ddof=1) / np.sqrt(len(ahead)), name
-
-
-@pytest.mark.parametrize("task", by_default(TASKS, "reach"))
-def test_no_policy_leaves_the_spaces_or_breaks_anything(task):
-    for found, largest in run(task, *SHORT[task]).values():
-        assert np.max(largest) <= 1
-        assert not np.any(found.metrics["nonfinite"])
-        assert not np.any(found.metrics["overflow"])
-        assert np.all(found.lengths == SHORT[task][1])
-
-
-@every_task
-@pytest.mark.slow
-def test_ten_thousand_random_steps_leave_nothing_broken(task):
-    env = dmdenv.make_env("bonded_chain", task=task)
-
-    @jax.jit
-    @jax.vmap
-    def stress(key):
-        reset_key, key = jax.random.split(key)
-
-        def step(carry, key):
-            state, bad, largest = carry
-            draw, key = jax.random.split(key)
-            action = jnp.sign(jax.random.uniform(draw, env.action_shape, minval=-1, maxval=1))  # the hardest ones
-            observation, state, _, terminated, _, info = env.step(key, state, action)
-            bad = bad | info["nonfinite"] | info["overflow"] | terminated
-            return (state, bad, jnp.maximum(largest, jnp.max(jnp.abs(observation)))), None
-
-        start = env.reset(reset_key)[1], jnp.asarray(False), jnp.zeros(())
-        (_, bad, largest), _ = jax.lax.scan(step, start, jax.random.split(key, 10_000))
-        return bad, largest
-
-    bad, largest = stress(jax.random.split(jax.random.key(0), 64))
-    assert not np.any(bad)
-    assert np.max(largest) <= 1
-
-
-def test_a_reciprocal_stroke_does_not_swim_and_a_wave_does():
-    """To the noise: the centre diffuses with about D = 3 T / (4 n gamma)."""
-    episodes, steps = SHORT["swim"]
-    progress = {
-        name: np.sum(found.metrics["progress"], axis=1) for name, (found, _) in run("swim", episodes, steps).items()
-    }
-    drift = {name: np.sum(found.metrics["drift"], axis=1) for name, (found, _) in run("swim", episodes, steps).items()}
-    noise = np.sqrt(2 * 0.75 * 0.002 / 6 * 0.25 * steps)
-    # what it is off at the end is its place within a period, and where the start has left it
-    assert np.all(np.hypot(progress["reciprocal"], drift["reciprocal"]) < 0.35 + 4 * noise)
-    assert np.all(np.hypot(progress["wave"], drift["wave"]) > 1.0)
+def random_action(env, seed):
+    return jax.random.uniform(jax.random.key(seed), env.action_shape, minval=-1, maxval=1)
 
 
 # --- the core's physics -----------------------------------------------------------------------------------------------
@@ -176,43 +98,43 @@ def own_potential(task, env, state, action, p):
         force = p.force * action.reshape(env.groups, 2)[np.array(group)]
         field = external_potential(lambda r, f: -jnp.sum(f * r), f=PerParticle(force))
         return fene_bonds(bonds) + wca() + cosine_angles(joints, stiffness=p.bending) + field
-    turns = p.max_turn * action
+    rest_angles = p.max_rest_angle * action
     if task == "reach":
-        turns = jnp.clip(state.turns + p.period * p.turn_rate * action, -p.max_turn, p.max_turn)
+        rest_angles = state.rest_angles + p.period * p.turn_rate * action
+        rest_angles = jnp.clip(rest_angles, -p.max_rest_angle, p.max_rest_angle)
     own = harmonic_bonds(bonds, stiffness=p.bond_stiffness) + cosine_turns(
-        joints, stiffness=p.joint_stiffness, turn=turns
+        joints, stiffness=p.joint_stiffness, turn=rest_angles
     )
     own = own + soft_sphere(epsilon=p.contact_stiffness * p.diameter**2, sigma=p.diameter)
     if task == "reach":
-        held = np.where(np.arange(n) < 2, float(p.anchor_stiffness), 0.0)
+        held = jnp.where(jnp.arange(n) < 2, p.anchor_stiffness, 0.0)
         own = own + harmonic_trap(stiffness=PerParticle(held), center=np.array([[-1.0, 0.0]] + [[0.0, 0.0]] * (n - 1)))
     return own
 
 
-@pytest.mark.parametrize("task", by_default(TASKS, "fold"))
+@every_task
 def test_a_step_is_that_of_the_cores_integrator_in_the_cores_potentials(task):
-    env = small(task)
-    p = env.default_params
-    state = started(task)
-    action = jax.random.uniform(jax.random.key(1), env.action_shape, minval=-1, maxval=1)
-    found = jax.jit(env.advance, compiler_options=QUICK)(jax.random.key(2), state, action, p).state
-    potential = own_potential(task, env, state, action, p)
-    common = {"dt": p.period / env.substeps, "temperature": p.temperature, "friction": p.friction}
-    key = jax.random.split(jax.random.key(2))[0] if task == "reach" else jax.random.key(2)
-    if task == "swim":
-        method, options = Filament(**common, anisotropy=p.anisotropy), {}
-    else:
-        method, options = Langevin(**common), {"velocities": state.velocities}
-    core = method.init(potential, Free(), state.positions, key=key, **options)
+    """Also where it begins with the forces of the step before, of other rest angles or another field."""
+    env, state = ENVS[task], started(task)
+    p, action, key = env.default_params, random_action(env, 4), jax.random.key(2)
 
-    def steps(s):
-        return jax.lax.fori_loop(0, env.substeps, lambda _, s: method.step(potential, s), s)
+    def steps(key, state, action, p):
+        potential = own_potential(task, env, state, action, p)
+        common = {"dt": p.period / env.substeps, "temperature": p.temperature, "friction": p.friction}
+        if task == "swim":
+            method, options = Filament(**common, anisotropy=p.anisotropy), {}
+        else:
+            method, options = Langevin(**common), {"velocities": state.velocities}
+        core = method.init(potential, Free(), state.positions, key=key, **options)
+        return jax.lax.fori_loop(0, env.substeps, lambda _, s: method.step(potential, s), core)
 
-    core = jax.jit(steps, compiler_options=QUICK)(core)
+    found = STEPS[task](key, state, action, p)[1]
+    noise = jax.random.split(key)[0] if task == "reach" else key
+    core = jax.jit(steps, compiler_options=QUICK)(noise, state, action, p)
     assert np.max(np.abs(core.positions - state.positions)) > 1e-3
     assert_allclose(found.positions, core.positions, atol=1e-11)
-    if task != "swim":
-        assert_allclose(found.velocities, core.velocities, atol=1e-10)
+    assert_allclose(found.motion.velocities, core.velocities, atol=1e-10)
+    assert_allclose(found.motion.forces, core.forces, atol=1e-8)
 
 
 @pytest.mark.slow
@@ -223,15 +145,15 @@ def test_the_work_of_a_swimmer_goes_into_its_energy_and_into_the_fluid():
     state = env.reset(jax.random.key(0), p)[1]
     method = Filament(dt=p.period / 400, temperature=0.0, friction=p.friction, anisotropy=p.anisotropy)
 
-    def energy(positions, turns):
-        return chain.jointed(p, 5, turns).energy(Free(), positions, AllPairs())
+    def energy(state):
+        return chain.jointed_chain(p, state.rest_angles).energy(Free(), state.positions, AllPairs())
 
     action = jnp.array([0.5, -0.3, 0.8])
     after = jax.jit(env.advance)(jax.random.key(1), state, action, p)
-    potential = chain.jointed(p, 5, p.max_turn * action)
+    potential = chain.jointed_chain(p, p.max_rest_angle * action)
     moving = method.init(potential, Free(), state.positions, key=jax.random.key(0))
     moving = jax.jit(lambda s: jax.lax.fori_loop(0, 400, lambda _, s: method.step(potential, s), s))(moving)
-    change = energy(after.state.positions, after.state.turns) - energy(state.positions, state.turns)
+    change = energy(after.state) - energy(state)
     assert after.metrics["work"] > 1
     assert_allclose(after.metrics["work"], change - moving.heat, rtol=1e-3)
     assert moving.heat < 0
@@ -241,22 +163,24 @@ def test_the_work_of_a_swimmer_goes_into_its_energy_and_into_the_fluid():
 @pytest.mark.slow
 def test_bonds_and_joints_have_the_energies_of_equilibrium(task):
     """<u> of a joint is k (1 - I_1 / I_0), of a bond in the plane that of p(r) ~ r exp(-k (r - 1)^2 / 2 T)."""
-    env = small(task)
+    env = ENVS[task]
     # the time step of `swim` takes a tenth of the energy of bonds at this temperature; its error falls as dt^2
     env = dataclasses.replace(env, substeps=4 * env.substeps)
     T = 0.2
     p = env.default_params.replace(temperature=T, max_steps=100_000)
+
+    straight = jnp.zeros(env.beads - 2)
 
     @jax.jit
     @jax.vmap
     def energies(key):
         def step(state, key):
             state = env.advance(key, state, jnp.zeros(env.action_shape), p).state
-            bonds, joints, *_ = chain.jointed(p, env.beads, jnp.zeros(env.beads - 2)).terms
+            bonds, joints, *_ = chain.jointed_chain(p, straight).terms
             of_bonds, of_joints = (term.term_energies(Free(), state.positions) for term in (bonds, joints))
             return state, (jnp.mean(of_bonds[1:]), jnp.mean(of_joints))  # the anchor holds the first bond of `reach`
 
-        start = env.reset(key, p)[1].replace(turns=jnp.zeros(env.beads - 2))
+        start = env.reset(key, p)[1].replace(rest_angles=straight)
         found = jax.lax.scan(step, start, jax.random.split(key, 2000))[1]
         return jax.tree.map(lambda x: jnp.mean(x[500:]), found)
 
@@ -279,10 +203,10 @@ def test_bonds_and_joints_have_the_energies_of_equilibrium(task):
 def test_the_pool_of_free_chains_is_in_equilibrium():
     """Its mean size is that of a run ten times as long, and bonds have their usual length."""
     p, n = ChainFoldParams(), 16
-    members = pool.prepare(_free_chains, n)
+    members = pool.prepare(flexible_chains, n)
     start = jnp.asarray(members)
-    longer = chain.thermalised(
-        lambda turns: model(p, n), jnp.zeros((32, n - 2)), start, jax.random.key(9),
+    longer = equilibrate(
+        lambda _: chain.flexible_chain(p, n), jnp.zeros((32, n - 2)), start, jax.random.key(9),
         temperature=1.0, friction=0.5, dt=0.005, steps=100_000,
     )  # fmt: skip
     sizes = [
@@ -298,8 +222,8 @@ def test_the_pool_of_free_chains_is_in_equilibrium():
 
 
 def test_targets_stay_within_reach_move_smoothly_and_jump_at_each_interval():
-    env, p = small("reach"), ChainReachParams(interval=16.0)
-    paths = jax.jit(jax.vmap(_random_path))(jax.random.split(jax.random.key(0), 500))
+    env, p = ENVS["reach"], ChainReachParams(interval=16.0)
+    paths = jax.jit(jax.vmap(draw_path))(jax.random.split(jax.random.key(0), 500))
     at = jax.jit(jax.vmap(lambda path, t: env.target(path, t, p), (0, None)))
     place, velocity = at(paths, 7.0)
     before, after = at(paths, 7.0 - 1e-4)[0], at(paths, 7.0 + 1e-4)[0]
@@ -308,28 +232,33 @@ def test_targets_stay_within_reach_move_smoothly_and_jump_at_each_interval():
     assert np.all((r > 0.5 * 3) & (r < 0.9 * 3) & (np.abs(angle) < 1.5))
     assert r.min() < 1.55 and r.max() > 2.65 and angle.min() < -1.4 and angle.max() > 1.4
 
-    step = jax.jit(env.step_env)  # and motors stop at their range
-    state, seen = started("reach"), []
+    state, paths = started("reach").replace(time=jnp.int32(0)), []  # and motors stop at their range
     for t in range(33):
-        seen.append(np.asarray(state.path))
-        state = step(jax.random.key(t), state, jnp.array([1.0, -1.0, 0.0]), p)[1]
-    assert [t for t in range(1, 33) if np.any(seen[t] != seen[t - 1])] == [16, 32]
-    assert_allclose(state.turns[:2], [1.5, -1.5])
+        paths.append(np.asarray(state.path))
+        state = STEPS["reach"](jax.random.key(t), state, jnp.array([1.0, -1.0, 0.0]), p)[1]
+    assert [t for t in range(1, 33) if np.any(paths[t] != paths[t - 1])] == [16, 32]
+    assert_allclose(state.rest_angles[:2], [1.5, -1.5])
 
 
 def test_a_chain_that_has_its_shape_has_no_distance_however_it_lies():
-    env, state = small("fold"), started("fold")
-    there = chain.rotated(state.target, jnp.asarray(2.0)) + jnp.array([[5.0, -3.0]])
-    away = env.observe(dataclasses.replace(state, positions=there), env.default_params)[4 * 8 :]
-    assert_allclose(away, 0.0, atol=1e-12)
-    mirrored = dataclasses.replace(state, positions=there * jnp.array([[1.0, -1.0]]))
-    assert float(rmsd(mirrored.target, mirrored.positions)) > 0.2
+    env, state = ENVS["fold"], started("fold")
+    p = env.default_params.replace(period=1e-6)  # in which nothing moves
+
+    def step_from(positions):
+        start = state.replace(motion=state.motion.replace(positions=positions))
+        observation, *_, info = STEPS["fold"](jax.random.key(0), start, jnp.zeros(8), p)
+        return info["rmsd"], observation[4 * 8 :]
+
+    there = chain.rotate(state.target, jnp.asarray(2.0)) + jnp.array([[5.0, -3.0]])
+    assert_allclose(step_from(there)[0], 0.0, atol=1e-5)
+    assert_allclose(step_from(there)[1], 0.0, atol=1e-5)
+    assert step_from(there * jnp.array([[1.0, -1.0]]))[0] > 0.2
 
 
 @pytest.mark.parametrize("shape", ["ring", "hairpin", "wave", "spiral"])
 def test_shapes_are_chains_without_overlap(shape):
     for n in (8, 16, 32):
-        (target,) = _shapes(n, shape)
+        (target,) = target_shapes(n, shape)
         bonds = np.linalg.norm(np.diff(target, axis=0), axis=-1)
         assert np.all((bonds > 0.85) & (bonds < 1.1))
         distances = np.linalg.norm(target[:, None] - target[None], axis=-1) + 9 * np.eye(n)
@@ -337,31 +266,26 @@ def test_shapes_are_chains_without_overlap(shape):
 
 
 def test_a_broken_bond_ends_the_episode():
-    env, state = small("fold"), started("fold")
-    torn = dataclasses.replace(state, positions=state.positions.at[3:].add(5.0))
-    _, _, _, terminated, truncated, info = jax.jit(env.step_env)(jax.random.key(0), torn, jnp.zeros(env.action_shape))
+    env, state = ENVS["fold"], started("fold")
+    torn = state.replace(motion=state.motion.replace(positions=state.positions.at[3:].add(5.0)))
+    *_, terminated, truncated, info = STEPS["fold"](jax.random.key(0), torn, jnp.zeros(8), env.default_params)
     assert terminated and not truncated and not info["nonfinite"]
 
 
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", ["reach", "fold", pytest.param("swim", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("task", by_default(TASKS, "reach"))
 def test_gradients_of_a_return_agree_with_central_differences(task):
-    """32 steps, by actions, initial state and parameters; motors within their range, no jump of a target."""
-    env = small(task)
-    steps = 32
-    params = env.default_params.replace(**{"reach": {"interval": 64.0}, "swim": {}, "fold": {"period": 0.05}}[task])
-    state = started(task)
-    fields = [f for f in ("positions", "velocities") if hasattr(state, f)]
-    names = [f.name for f in dataclasses.fields(params) if f.name not in ("max_steps", "interval", "inner", "outer")]
-    names = [name for name in names if jnp.ndim(getattr(params, name)) == 0 and name != "course"]
-    keys = jax.random.split(jax.random.key(1), steps)
-    actions = 0.3 * jax.random.normal(jax.random.key(2), (steps, *env.action_shape))
-    actions = jnp.clip(actions, -0.9, 0.9)
+    """32 steps, by actions, initial state and parameters, also in the first forces; no motor at its range, no jump."""
+    env = ENVS[task]
+    params = env.default_params.replace(**{"fold": {"period": 0.05}}.get(task, {}))
+    names = [f.name for f in dataclasses.fields(params) if f.name not in ("max_steps", "interval", "course")]
+    keys = jax.random.split(jax.random.key(1), 32)
+    actions = jnp.clip(0.3 * jax.random.normal(jax.random.key(2), (32, *env.action_shape)), -0.9, 0.9)
 
     def total(point):
-        actions, physical, values = point
+        actions, shifts, values = point
         p = params.replace(**dict(zip(names, values, strict=True)))
 
         def step(state, inputs):
@@ -369,13 +293,16 @@ def test_gradients_of_a_return_agree_with_central_differences(task):
             _, state, reward, *_ = env.step_env(key, state, action, p)
             return state, reward
 
-        start = dataclasses.replace(state, **dict(zip(fields, physical, strict=True)))
+        start = begin(task, p)
+        shifted = {name: getattr(start.motion, name) + shift for name, shift in shifts.items()}
+        start = start.replace(motion=start.motion.replace(**shifted))
         return jnp.sum(jax.lax.scan(step, start, (keys, actions))[1])
 
-    point = actions, [getattr(state, f) for f in fields], jnp.stack([getattr(params, name) for name in names])
-    program = jax.jit(
-        jax.value_and_grad(total), compiler_options=QUICK
-    )  # one program for both: compiling is what takes time
+    fields = ("positions", "forces") if task == "swim" else ("positions", "velocities", "forces")
+    shifts = {name: jnp.zeros((env.beads, 2)) for name in fields}
+    point = actions, shifts, jnp.stack([getattr(params, name) for name in names])
+    # one program for both: compiling is what takes time
+    program = jax.jit(jax.value_and_grad(total), compiler_options=QUICK)
     gradient = program(point)[1]
     assert all(np.all(np.any(g != 0)) for g in jax.tree.leaves(gradient))
     for part in range(3):
@@ -391,13 +318,13 @@ def test_gradients_of_a_return_agree_with_central_differences(task):
         assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(program((*point[:2], cold))[1]))
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------
+# --- input ------------------------------------------------------------------------------------------------------------
 
 BAD = {
-    r"beads = 2; valid: a whole number from 3": ("reach", {"beads": 2}),
-    r"substeps = 0; valid: a whole number from 1": ("swim", {"substeps": 0}),
-    r"groups = 9; valid: up to beads = 8": ("fold", {"beads": 8, "groups": 9}),
-    r"shape = 'knot'; valid: 'any', 'ring'": ("fold", {"shape": "knot"}),
+    r"ChainReach.beads = 2; must be an integer >= 3": ("reach", {"beads": 2}),
+    r"ChainSwim.substeps = 0; must be an integer >= 1": ("swim", {"substeps": 0}),
+    r"ChainFold.groups = 9; must be <= beads = 8": ("fold", {"beads": 8, "groups": 9}),
+    r"ChainFold.shape = 'knot'; must be one of 'any', 'ring'": ("fold", {"shape": "knot"}),
 }
 
 
@@ -411,19 +338,29 @@ def test_bad_configurations_are_refused(message):
 @pytest.mark.parametrize(
     ("task", "params", "message"),
     [
-        ("reach", {"inner": 0.95}, r"inner = 0.95; valid: up to outer = 0.9"),
-        ("reach", {"joint_stiffness": 1e5}, r"period = 0.1 in 12 substeps; valid: up to 0.0\d+, since the time step"),
-        ("swim", {"anisotropy": 0.1}, r"period = 0.25 in 50 substeps; valid: up to 0.02\d+, since"),
-        ("fold", {"period": 1.0}, r"period = 1 in 20 substeps; valid: up to 0.2\d+, since"),
+        ("reach", {"inner": 0.95}, r"inner = 0.95; must be <= outer = 0.9"),
+        (
+            "reach",
+            {"joint_stiffness": 1e5},
+            r"period = 0.1 in 12 substeps; must be <= 0.0\d+, beyond which",
+        ),
+        ("swim", {"anisotropy": 0.1}, r"period = 0.25 in 50 substeps; must be <= 0.02\d+, beyond"),
+        ("fold", {"period": 1.0}, r"period = 1 in 20 substeps; must be <= 0.2\d+, beyond"),
     ],
 )
 def test_parameters_that_do_not_go_together_are_refused(task, params, message):
-    env = small(task)
+    env = ENVS[task]
     with pytest.raises(ValueError, match=message):
         env.reset(jax.random.key(0), env.default_params.replace(**params))
 
 
+def test_states_do_not_depend_on_the_kind_of_key():
+    env, state = ENVS["reach"], started("reach")
+    raw = jax.eval_shape(env.step_env, jax.random.PRNGKey(0), state, jnp.zeros(env.action_shape))[1]
+    assert raw.motion.key.dtype == state.motion.key.dtype
+
+
 def test_parameters_out_of_range_are_refused():
     for kind in (ChainReachParams, ChainSwimParams):
-        with pytest.raises(ValueError, match=r"diameter = 1.2; must be"):
+        with pytest.raises(ValueError, match=r"diameter = 1.2; must be a finite number"):
             kind(diameter=1.2)
