@@ -1,4 +1,4 @@
-"""Soft sphere packing: against sums over pairs, what is known of jamming, differences; baselines; robustness."""
+"""Soft sphere packing, task `compress`: against sums over pairs, what is known of jamming, differences; bad input."""
 
 import functools
 
@@ -9,89 +9,45 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import dmdenv
-from dmdenv.agents.evaluate import evaluate
-from dmdenv.agents.policies import random_policy, zero_policy
 from dmdenv.envs.base import CapacityExceeded
 from dmdenv.envs.pool import prepare
-from dmdenv.envs.soft_sphere_packing.packing import discs, equivalent, halves, relaxed_starts, solid_volume
+from dmdenv.envs.soft_sphere_packing.compress import PackingCompress, PackingCompressState
+from dmdenv.envs.soft_sphere_packing.design import PackingDesign
+from dmdenv.envs.soft_sphere_packing.packing import bidisperse, discs, solid_volume
+from dmdenv.envs.soft_sphere_packing.starts import apply_random_symmetry, loose_packings
+from packing_checks import by_pairs, last, mean, score, wander, without_rattlers
 from small_envs import small_env
 
 ID = "soft_sphere_packing"
 
 
-def score(env, episodes, seed=0):
-    """Every policy on the same episodes, in one program: `{name: evaluation}`."""
-    steps = int(env.default_params.max_steps)
-    policies = {"zero": zero_policy(env), "random": random_policy(env), **env.baselines()}
-
-    @jax.jit
-    def run(chosen, key):
-        def policy(key, observation):
-            return jnp.stack([policy(key, observation) for policy in policies.values()])[chosen]
-
-        return evaluate(env, policy, key, episodes=episodes, steps=steps)
-
-    return {name: run(i, jax.random.key(seed)) for i, name in enumerate(policies)}
-
-
 @functools.cache
-def jitted(env):
-    return jax.jit(env.reset), jax.jit(env.step_env)
+def compiled(env):
+    return jax.jit(env.step_env)
 
 
-def mean(values):
-    return float(np.mean(values))
-
-
-def last(evaluation, metric):
-    return np.asarray(evaluation.metrics[metric][:, -1])
+def begin(env, fraction, ratio=1.4, seed=0):
+    """Random positions at a packing fraction, as if nothing had been measured of them: no pool has to be prepared."""
+    n, d = env.particles, env.dimension
+    box = (solid_volume(bidisperse(n, ratio), d) / fraction) ** (1 / d)
+    positions = box * jax.random.uniform(jax.random.key(seed), (n, d))
+    unknown = dict.fromkeys(("energy", "pressure", "residual", "contacts", "quality"), jnp.zeros(()))
+    return PackingCompressState(positions=positions, box=box, **unknown)
 
 
 # --- packings ---------------------------------------------------------------------------------------------------------
-
-
-def by_pairs(positions, diameters, side, alpha):
-    """Energy, pressure, largest force and contacts of each particle, pair by pair."""
-    n, d = positions.shape
-    energy, virial, forces, touching = 0.0, 0.0, np.zeros((n, d)), np.zeros((n, n), bool)
-    for i in range(n):
-        for j in range(i):
-            r = positions[i] - positions[j]
-            r -= side * np.round(r / side)
-            distance, sigma = np.linalg.norm(r), 0.5 * (diameters[i] + diameters[j])
-            if distance < sigma:
-                overlap = 1 - distance / sigma
-                energy += overlap**alpha / alpha
-                force = overlap ** (alpha - 1) / sigma
-                virial += force * distance
-                forces[i] += force * r / distance
-                forces[j] -= force * r / distance
-                touching[i, j] = touching[j, i] = True
-    return energy / n, virial / (d * side**d), np.max(np.linalg.norm(forces, axis=1)), touching
-
-
-def without_rattlers(touching, dimension):
-    """The mean contact number of the particles that are held."""
-    while len(touching):
-        held = touching.sum(axis=1) > dimension
-        if held.all():
-            return touching.sum() / len(touching)
-        touching = touching[held][:, held]
-    return 0.0
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("dimension", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_what_is_measured_of_a_packing_is_what_its_pairs_say(dimension):
     n = {2: 12, 3: 24}[dimension]
-    env = dmdenv.make_env(ID, particles=n, dimension=dimension, relaxation_steps=6)
-    params = env.default_params
-    params = params.replace(alpha=2.5, ratio=1.3, start_min=0.95 * params.densest, start_max=params.densest)
-    reset, step = jitted(env)
-    _, state = reset(jax.random.key(0), params)
-    _, state, _, _, _, info = step(jax.random.key(1), state, jnp.array([-0.5, -1.0]), params)
+    env = PackingCompress(particles=n, dimension=dimension, relaxation_steps=6)
+    params = env.default_params.replace(alpha=2.5, ratio=1.3)
+    state = begin(env, params.densest, ratio=1.3)
+    _, state, _, _, _, info = compiled(env)(jax.random.key(1), state, jnp.array([-0.5, -1.0]), params)
     side = float(state.box)
-    diameters = np.asarray(halves(n, 1.3))
+    diameters = np.asarray(bidisperse(n, 1.3))
     energy, pressure, residual, touching = by_pairs(np.asarray(state.positions), diameters, side, 2.5)
     assert energy > 1e-4
     assert_allclose([info["energy"], state.energy], energy, rtol=1e-9)
@@ -104,21 +60,22 @@ def test_what_is_measured_of_a_packing_is_what_its_pairs_say(dimension):
 
 def test_starts_do_not_overlap_and_copies_are_the_same_packing():
     env = dmdenv.make_env(ID)
-    diameters = halves(64, 1.4)
-    pool = prepare(relaxed_starts, 64, 2, 1.4, 0.93 * 0.84)
+    diameters = bidisperse(64, 1.4)
+    pool = prepare(loose_packings, 64, 2)
     assert pool.shape == (64, 64, 2)
     side = float((solid_volume(diameters, 2) / env.default_params.start_max) ** 0.5)
-    energies = [by_pairs(side * places, np.asarray(diameters), side, 2.0)[0] for places in pool[:2]]
+    energies = [by_pairs(side * positions, np.asarray(diameters), side, 2.0)[0] for positions in pool[:2]]
     assert_array_equal(energies, 0.0)
     distances = []
-    for places in (pool[0], *(equivalent(jax.random.key(seed), jnp.asarray(pool[0])) for seed in range(4))):
-        apart = np.asarray(places)[:, None] - np.asarray(places)[None]
+    copies = [apply_random_symmetry(jax.random.key(seed), jnp.asarray(pool[0])) for seed in range(4)]
+    for positions in (pool[0], *copies):
+        apart = np.asarray(positions)[:, None] - np.asarray(positions)[None]
         distances.append(np.linalg.norm(apart - np.round(apart), axis=-1))
     for copy in distances[1:]:
         assert_allclose(copy, distances[0], atol=1e-6)
 
 
-# --- compress ---------------------------------------------------------------------------------------------------------
+# --- compress --------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -170,26 +127,25 @@ def test_agitation_leads_to_less_energy_at_a_packing_fraction():
     assert_allclose(last(scores["anneal"], "distance"), 0.0, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("target", ["pressure", pytest.param("packing_fraction", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("target", ["pressure", "packing_fraction"])
 def test_the_gradient_of_a_return_agrees_with_central_differences(target):
-    """Over 32 steps, with respect to actions, initial places, box and every parameter but the number of steps.
+    """Over 32 steps, with respect to actions, initial positions, box and every parameter but the number of steps.
 
     Where it is smooth: in a jammed packing, at small strain and agitation, and within differences over which no contact
     opens or closes and FIRE does not turn at another step.
     """
-    env = dmdenv.make_env(ID, particles=12, relaxation_steps=6, target=target)
-    params = env.default_params.replace(start_min=0.98, start_max=1.0, strain=1e-4, kick=1e-5, energy_weight=0.3)
-    reset, relax = jitted(env)
-    _, state = reset(jax.random.key(2), params)
+    env = PackingCompress(particles=12, relaxation_steps=6, target=target)
+    params = env.default_params.replace(strain=1e-4, kick=1e-5, energy_weight=0.3)
+    state = begin(env, 0.99)
     # at rest, and at different distances from all targets
     for _ in range(100):
-        state = relax(jax.random.key(1), state, jnp.array([0.0, -1.0]), params)[1]
+        state = compiled(env)(jax.random.key(1), state, jnp.array([0.0, -1.0]), params)[1]
     actions = 0.9 * jax.random.uniform(jax.random.key(1), (32, 2), minval=-1, maxval=1)
     keys = jax.random.split(jax.random.key(2), 32)
     names = [name for name in vars(params) if name != "max_steps"]
 
-    @jax.jit
     def total(point):
         actions, positions, box, values = point
         p = params.replace(**dict(zip(names, values, strict=True)))
@@ -203,246 +159,67 @@ def test_the_gradient_of_a_return_agrees_with_central_differences(target):
         return jnp.sum(jax.lax.scan(step, start, (keys, actions))[1])
 
     point = actions, state.positions, state.box, jnp.stack([getattr(params, name) for name in names])
-    gradient = jax.jit(jax.grad(total))(point)
+    program = jax.jit(jax.value_and_grad(total))  # one program for both: compiling is what takes time
+    gradient = program(point)[1]
     scales = 1.0, 1e-3, 1e-3, 1e-2 * point[3]  # so that a step is small for each
     for seed in range(4):
         draws = jax.random.split(jax.random.key(seed), 4)
         direction = tuple(s * jax.random.normal(k, x.shape) for s, k, x in zip(scales, draws, point, strict=True))
         for part in range(4):
             along = tuple(d if i == part else jnp.zeros_like(d) for i, d in enumerate(direction))
-            up, down = (total(jax.tree.map(lambda x, d, h=h: x + h * d, point, along)) for h in (1e-4, -1e-4))
+            up, down = (program(jax.tree.map(lambda x, d, h=h: x + h * d, point, along))[0] for h in (1e-4, -1e-4))
             assert abs(up - down) > 1e-12
             assert_allclose(jnp.vdot(gradient[part], along[part]), (up - down) / 2e-4, rtol=1e-5, atol=1e-11)
 
 
-# --- design -----------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_ten_thousand_random_actions_in_many_instances_do_no_harm():
+    wander(small_env(ID, "compress"), 10_000, 64)
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    ("target", "diameters", "dimension"),
-    [
-        ("pressure", "populations", 2),
-        pytest.param("energy", "populations", 2, marks=pytest.mark.slow),
-        pytest.param("pressure", "each", 2, marks=pytest.mark.slow),
-        pytest.param("pressure", "populations", 3, marks=pytest.mark.slow),
-        pytest.param("shear_modulus", "each", 2, marks=pytest.mark.slow),
-        pytest.param("poisson_ratio", "populations", 2, marks=pytest.mark.slow),
-    ],
-)
-def test_the_gradient_of_an_attempt_agrees_with_central_differences(target, diameters, dimension):
-    """Through the implicit minimum; with respect to action, instance and parameters; in one and the same network."""
-    particles = 32 if dimension == 3 or diameters == "each" else 12
-    env = dmdenv.make_env(
-        ID, task="design", target=target, diameters=diameters, dimension=dimension, particles=particles,
-        relaxation_steps=20_000,
-    )  # fmt: skip
-    params = env.default_params.replace(force_tolerance=1e-13)
-    _, state = jax.jit(env.reset)(jax.random.key(0), params)
-    names = ["target_scale", "diameter_min", "diameter_max", "alpha", "fire_dt", "force_tolerance"]
-    action = 0.5 * jax.random.uniform(jax.random.key(1), env.action_shape, minval=-1, maxval=1)
-
-    @jax.jit
-    def reward(point):
-        action, fraction, wanted, start, values = point
-        p = params.replace(**dict(zip(names, values, strict=True)))
-        begun = state.replace(start=start, fraction=fraction, target=wanted)
-        _, _, reward, _, _, info = env.step_env(jax.random.key(0), begun, action, p)
-        return reward, info["converged"]
-
-    values = jnp.stack([getattr(params, name) for name in names])
-    point = action, state.fraction, state.target, state.start, values
-    gradient, converged = jax.jit(jax.grad(reward, has_aux=True))(point)
-    assert converged
-    assert_array_equal(gradient[3], 0.0)  # the minimum does not move with the start
-    assert_array_equal(gradient[4][-2:], 0.0)  # nor with how it is found
-    scales = 1.0, 1.0, point[2], 0.0, jnp.where(jnp.arange(6) < 4, values, 0.0)
-    for part in (0, 1, 2, 4):
-        for seed in range(2):
-            draw = jax.random.normal(jax.random.key(seed), jnp.shape(point[part]))
-            along = tuple(scales[i] * draw if i == part else jnp.zeros_like(x) for i, x in enumerate(point))
-            h = 1e-6
-            up, down = (reward(jax.tree.map(lambda x, d, h=h: x + h * d, point, along))[0] for h in (h, -h))
-            assert abs(up - down) > 1e-9
-            assert_allclose(jnp.vdot(gradient[part], along[part]), (up - down) / (2 * h), rtol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", ["energy", "pressure"])
-def test_feedback_and_search_find_better_diameters_than_the_middle_and_chance(target):
-    scores = score(dmdenv.make_env(ID, task="design", target=target), 128)
-    returns = {name: mean(evaluation.returns) for name, evaluation in scores.items()}
-    poor = max(returns["zero"], returns["random"])
-    assert returns["random_search"] > poor + 0.03
-    assert returns["feedback"] > returns["random_search"] + 0.05
-    assert returns["gradient"] > returns["feedback"]
-
-
-def compiled(task):
-    env = small_env(ID, task)
-    return env, *jitted(env)
-
-
-def test_feedback_comes_nearer_to_the_target_than_the_middle():
-    env, reset, step = compiled("design")
-    params = env.default_params
-    distances = []
-    for seed in range(24):
-        observation, state = reset(jax.random.key(seed), params)
-        found = [step(jax.random.key(0), state, jnp.zeros(1), params)[5]["distance"]]
-        for _ in range(8):
-            action = env.baselines(params)["feedback"](None, observation)
-            observation, state, *_, info = step(jax.random.key(0), state, action, params)
-            found.append(info["distance"])
-        distances.append([float(x) for x in found])
-    middle, *_, last_one = np.mean(distances, axis=0)
-    assert last_one < 0.7 * middle
-
-
-def test_an_attempt_has_the_packing_fraction_of_the_instance_and_the_energy_of_its_pairs():
-    env, reset, step = compiled("design")
-    params = env.default_params
-    _, state = reset(jax.random.key(3), params)
-    _, state, reward, _, _, info = step(jax.random.key(0), state, jnp.array([0.4]), params)
-    assert info["converged"]
-    diameters = np.asarray(env.sizes(state.action, state.fraction, params))
-    assert_allclose(diameters[-1] / diameters[0], 0.82, rtol=1e-6)  # from 0.4 to 1
-    assert_allclose(np.pi / 4 * np.sum(diameters**2) / 10, state.fraction, rtol=1e-6)
-    energy, _, residual, _ = by_pairs(np.asarray(state.positions, float), diameters, 10**0.5, 2.0)
-    assert_allclose(info["property"], energy, rtol=1e-4)
-    assert residual < 3e-5
-    distance = abs(energy - float(state.target)) / float(params.target_scale)
-    assert_allclose(reward, -distance / (1 + distance) / 8, rtol=1e-3)
-
-
-def test_attempts_do_not_depend_on_the_ones_before():
-    env, reset, step = compiled("design")
-    _, state = reset(jax.random.key(4), env.default_params)
-    first = step(jax.random.key(0), state, jnp.array([0.3]), env.default_params)
-    between = step(jax.random.key(0), state, jnp.array([-0.8]), env.default_params)
-    again = step(jax.random.key(0), between[1], jnp.array([0.3]), env.default_params)
-    assert between[5]["property"] != first[5]["property"]
-    assert again[5]["property"] == first[5]["property"]
-
-
-def gradients_are_finite(env, count):
-    @jax.jit
-    def all_of_them(key):
-        def one(key):
-            state_key, action_key = jax.random.split(key)
-            state = env.reset(state_key)[1]
-            action = jax.random.uniform(action_key, env.action_shape, minval=-1, maxval=1)
-
-            def reward(action, params):
-                out = env.step_env(key, state, action, params)
-                return out[2], out[5]["converged"]
-
-            return jax.grad(reward, argnums=(0, 1), has_aux=True)(action, env.default_params)
-
-        return jax.vmap(one)(jax.random.split(key, count))
-
-    gradients, converged = all_of_them(jax.random.key(2))
-    assert np.mean(converged) > 0.7
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
-    return converged
-
-
-@pytest.mark.slow
-def test_gradients_are_finite_in_single_precision_where_no_minimum_was_found_too():
-    env = dmdenv.make_env(ID, task="design", particles=10, relaxation_steps=200)
-    assert not np.all(gradients_are_finite(env, 128))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", ["energy", "pressure", "shear_modulus", "poisson_ratio"])
-def test_gradients_are_finite_in_single_precision(target):
-    """Of 1 in some hundred of these the linear system is not solved."""
-    gradients_are_finite(dmdenv.make_env(ID, task="design", target=target), 1024)
-
-
-# --- both -------------------------------------------------------------------------------------------------------------
-
-
-def wander(env, steps, instances):
-    """Random actions; whether all was finite and in the space of observations."""
-    params = env.default_params.replace(max_steps=50)
-
-    @jax.jit
-    def run(key):
-        def step(states, key):
-            keys = jax.random.split(key, (2, instances))
-            actions = jax.vmap(lambda key: jax.random.uniform(key, env.action_shape, minval=-1, maxval=1))(keys[0])
-            obs, states, reward, _, _, info = jax.vmap(env.step, (0, 0, 0, None))(keys[1], states, actions, params)
-            seen = jnp.stack([obs, info["final_observation"]])
-            inside = jnp.all((seen >= -1) & (seen <= 1)) & jnp.all(jnp.isfinite(reward))
-            return states, (inside, jnp.any(info["nonfinite"]), jnp.any(info["overflow"]))
-
-        states = jax.vmap(env.reset, (0, None))(jax.random.split(key, instances), params)[1]
-        return jax.lax.scan(step, states, jax.random.split(key, steps))[1]
-
-    inside, nonfinite, overflow = run(jax.random.key(0))
-    assert np.all(inside) and not np.any(nonfinite) and not np.any(overflow)
-
-
-@pytest.mark.parametrize("task", ["compress", "design"])
-def test_random_actions_do_no_harm(task):
-    wander(compiled(task)[0], 120, 4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("task", ["compress", "design"])
-def test_ten_thousand_random_actions_in_many_instances_do_no_harm(task):
-    wander(small_env(ID, task), 10_000, 64)
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"particles": 3}, "particles = 3; valid: a whole number from 4"),
-        ({"dimension": 4}, "dimension = 4; valid: 2, 3"),
-        ({"relaxation_steps": 0}, "relaxation_steps = 0; valid: a whole number from 1"),
-        ({"target": "order"}, "target = 'order'; valid: 'pressure', 'packing_fraction'"),
-        ({"task": "design", "target": "order"}, "target = 'order'; valid: 'energy', 'pressure', 'shear_modulus'"),
-        ({"task": "design", "diameters": "all"}, "diameters = 'all'; valid: 'populations', 'each'"),
-    ],
-)
-def test_bad_configurations_are_refused(config, message):
-    with pytest.raises(ValueError, match=message):
-        dmdenv.make_env(ID, **config)
-
-
-@pytest.mark.parametrize(
-    ("config", "values", "message"),
-    [
-        ({}, {"start_min": 0.8}, r"start_min = 0.8; valid: up to start_max = 0.7392"),
-        ({}, {"start_max": 1.2}, r"start_max = 1.2; valid: up to densest = 1.09"),
-        ({"particles": 6}, {}, r"diameters up to 1.4 in a box of 2.5\d*.*; valid: up to half of it: more particles"),
-        ({"task": "design"}, {"target_min": 1.0}, r"target_min = 1; valid: up to target_max = 0.0034"),
-        ({"task": "design", "particles": 8}, {}, r"diameters up to 1.45\d* in a box of 2.8\d*; valid: up to half"),
-    ],
-)
-def test_parameters_that_do_not_fit_together_are_refused(config, values, message):
-    env = dmdenv.make_env(ID, **config)
-    with pytest.raises(ValueError, match=message):
-        env.reset(jax.random.key(0), env.default_params.replace(**values))
-
-
-@pytest.mark.parametrize(
-    ("task", "values"),
-    [
-        ("compress", {"start_min": 1.9, "start_max": 1.9, "densest": 2.0}),
-        ("design", {"fraction_min": 1.2, "fraction_max": 1.2}),
-    ],
-)
-def test_particles_too_large_for_the_box_are_flagged_where_parameters_are_traced(task, values):
-    env, reset, step = compiled(task)
-    params = env.default_params
-    large = params.replace(**values)
-    action = -jnp.ones(env.action_shape)
-    for p, expected in ((params, False), (large, True)):
-        assert step(jax.random.key(1), reset(jax.random.key(0), p)[1], action, p)[5]["overflow"] == expected
+def test_particles_too_large_for_the_box_are_flagged_where_parameters_are_traced():
+    env = PackingCompress(particles=12, relaxation_steps=6)
+    params = env.default_params.replace(densest=2.0)
+    for fraction, expected in ((0.7, False), (1.9, True)):
+        *_, info = compiled(env)(jax.random.key(1), begin(env, fraction), -jnp.ones(2), params)
+        assert info["overflow"] == expected
     with pytest.raises(CapacityExceeded, match="a diameter exceeds half of the box"):
         env.enlarged()
+
+
+# --- input ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("env", "config", "message"),
+    [
+        (PackingCompress, {"particles": 3}, "PackingCompress.particles = 3; must be an integer >= 4"),
+        (PackingCompress, {"dimension": 4}, "PackingCompress.dimension = 4; must be one of 2, 3"),
+        (PackingCompress, {"relaxation_steps": 0}, "relaxation_steps = 0; must be an integer >= 1"),
+        (PackingCompress, {"target": "order"}, "target = 'order'; must be one of 'pressure', 'packing_fraction'"),
+        (PackingDesign, {"target": "order"}, "target = 'order'; must be one of 'energy', 'pressure'"),
+        (PackingDesign, {"diameters": "all"}, "diameters = 'all'; must be one of 'populations', 'each'"),
+    ],
+)
+def test_bad_configurations_are_refused(env, config, message):
+    with pytest.raises(ValueError, match=message):
+        env(**config)
+
+
+@pytest.mark.parametrize(
+    ("env", "values", "message"),
+    [
+        (PackingCompress(), {"start_min": 0.8}, r"start_min = 0.8; must be <= start_max = 0.7392"),
+        (PackingCompress(), {"start_max": 1.2}, r"start_max = 1.2; must be <= densest = 1.09"),
+        (PackingCompress(particles=6), {}, r"diameters up to 1.4 in a box of 2.5\d*.*; must be <= half of it"),
+        (PackingDesign(), {"target_min": 1.0}, r"target_min = 1; must be <= target_max = 0.0034"),
+        (PackingDesign(particles=8), {}, r"diameters up to 1.45\d* in a box of 2.8\d*; must be <= half"),
+    ],
+)
+def test_parameters_that_do_not_fit_together_are_refused(env, values, message):
+    with pytest.raises(ValueError, match=message):
+        env.reset(jax.random.key(0), env.default_params.replace(**values))
 
 
 def test_the_potential_is_the_cores_soft_sphere():
