@@ -10,7 +10,7 @@ class UsageError(Exception):
 
 @contextlib.contextmanager
 def as_usage_error(
-    argument: str, errors: tuple[type[Exception], ...] = (ValueError, TypeError, OSError)
+    argument: str, errors: tuple[type[Exception], ...] = (ValueError, TypeError, OSError, ImportError)
 ) -> Iterator[None]:
     """Turn the library's errors into a `UsageError` that names an argument of the command line.
 

@@ -24,15 +24,15 @@ def list_envs(id: str | None) -> None:
         UsageError: for an unknown id.
     """
     if id is None:
-        shown = [_describe_or_say_why_not(id, task) for id in registered_envs() for task in registered_tasks(id)]
+        shown = [_describe_if_possible(id, task) for id in registered_envs() for task in registered_tasks(id)]
     else:
-        with as_usage_error("ENV", (ValueError, TypeError, ImportError)):
+        with as_usage_error("ENV"):
             shown = [describe(configured(id, task=task)) for task in registered_tasks(id)]
     print("\n\n".join(shown))
 
 
-def _describe_or_say_why_not(id: str, task: str) -> str:
-    """One task with its default configuration; an environment of another package may be broken."""
+def _describe_if_possible(id: str, task: str) -> str:
+    """As `describe`, or the error: an environment of another package may be broken."""
     try:
         return describe(configured(id, task=task))
     except (ImportError, TypeError) as error:
@@ -81,11 +81,15 @@ def _short(value: np.ndarray) -> str:
 
 
 def _range(low: float, high: float) -> str:
-    if math.isinf(low) and math.isinf(high):
-        return "any"
-    if math.isinf(high):
-        return f"from {low:g}"
-    return f"up to {high:g}" if math.isinf(low) else f"{low:g} to {high:g}"
+    match math.isinf(low), math.isinf(high):
+        case True, True:
+            return "any"
+        case False, True:
+            return f">= {low:g}"
+        case True, False:
+            return f"<= {high:g}"
+        case _:
+            return f"{low:g} to {high:g}"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:

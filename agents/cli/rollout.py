@@ -79,7 +79,9 @@ def _trained(options: RolloutOptions) -> Setup:
     update = None
     if path.parent.name == CHECKPOINTS and path.name.isdigit():
         path, update = path.parents[1], int(path.name)
-    with as_usage_error(f"{argument} (valid: zero, random, RUN_DIR, RUN_DIR/{CHECKPOINTS}/N)"):
+    if not path.is_dir():
+        raise UsageError(f"{argument}: must be zero, random, RUN_DIR or RUN_DIR/{CHECKPOINTS}/N")
+    with as_usage_error(argument):
         run = Run.open(path, update)
         if not run.saved_updates():
             raise UsageError(f"{argument}: no checkpoint yet; must be a run that has written one")

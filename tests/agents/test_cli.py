@@ -81,7 +81,7 @@ def test_list_shows_spaces_configuration_and_parameters(capsys):
     assert any(line.split() == ["actions", "Box(-1.0,", "1.0,", "(1,),", "float32)"] for line in lines)
     assert any(line.split() == ["label", "'probe'", "a", "word."] for line in lines)
     assert any(line.split() == "target 0.5 1 -1 to 1 the action that is best".split() for line in lines)
-    assert any(line.split() == "max_steps 16 steps from 1 length of an episode".split() for line in lines)
+    assert any(line.split() == "max_steps 16 steps >= 1 length of an episode".split() for line in lines)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -112,7 +112,10 @@ def test_list_shows_spaces_configuration_and_parameters(capsys):
             "--resume nowhere: nowhere is not a folder; must be a folder that `dmdenv train` h",
         ),
         ("rollout", "ENV: missing; must be an environment of `dmdenv list`, or use --policy RUN_DIR"),
-        ("rollout best_action --policy nowhere", "--policy nowhere (valid: zero, random, RUN_DIR, RUN_DIR/checkpoints"),
+        (
+            "rollout best_action --policy nowhere",
+            "--policy nowhere: must be zero, random, RUN_DIR or RUN_DIR/checkpoints/N",
+        ),
         ("rollout best_action --steps 0", "--steps 0: ProbeParams.max_steps = 0; must be a whole number >= 1"),
         ("rollout best_action --film a.gif", "--film a.gif: must end in .mp4"),
         ("rollout best_action --fps 0", "--fps 0: must be an integer >= 1"),
