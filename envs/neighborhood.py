@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from dmdenv.neighbors import AllPairs, NeighborList, Pairs, allocate, build, neighbor_lists, update
+from dmdenv.neighbors import AllPairs, NeighborList, Pairs, allocate, build, neighbor_lists
 from dmdenv.space import Space
 
 S = TypeVar("S")
@@ -88,7 +88,7 @@ class Neighborhood:
 
     def update(self, pairs: Pairs, space: Space, positions: jax.Array) -> Pairs:
         """The neighbours at new `positions`, `[n, d]`, unit length."""
-        return update(pairs, space, positions) if isinstance(pairs, NeighborList) else pairs
+        return pairs.update(space, positions)
 
     def incomplete(self, pairs: Pairs, space: Space, cutoff: jax.Array) -> jax.Array:
         """Whether pairs closer than `cutoff`, `[]`, may be missing, bool [].
@@ -96,9 +96,7 @@ class Neighborhood:
         Of a list a capacity is exceeded, or it was built for a shorter cutoff; of all pairs the cutoff exceeds half
         the box, so that there are further images.
         """
-        if isinstance(pairs, NeighborList):
-            return pairs.overflow | (cutoff > pairs.cutoff)
-        return cutoff > space.largest_cutoff(self.dimension)
+        return pairs.incomplete | (cutoff > pairs.largest_cutoff(space, self.dimension))
 
     def with_capacity(self, state: S) -> S:
         """A state that holds `positions`, `overflow` and a list, with its list built anew, of these capacities."""

@@ -161,7 +161,8 @@ class Number:
         shape = np.shape(value)
         if self.axes is not None and len(shape) > self.axes:
             raise ValueError(f"{name} has shape {shape}; must be []" + f" or [{self.axis}]" * self.axes)
-        dtype = np.dtype(jnp.result_type(float, kind) if self.keep_precision else jnp.result_type(float))
+        keeps = self.keep_precision and jnp.issubdtype(kind, jnp.floating)
+        dtype = np.dtype(jax.dtypes.canonicalize_dtype(kind) if keeps else jnp.result_type(float))
         if isinstance(value, jax.core.Tracer):
             return value.astype(dtype)
         with np.errstate(over="ignore"):  # what is too large for the precision is infinite, and refused

@@ -31,7 +31,7 @@ from dmdenv.minimizers import box as boxes
 from dmdenv.minimizers.box import Box
 from dmdenv.neighbors import AllPairs, Pairs
 from dmdenv.potentials import Potential
-from dmdenv.space import Periodic, Space, Triclinic
+from dmdenv.space import Space
 
 X = TypeVar("X")
 
@@ -124,7 +124,7 @@ def response(
 
 def minimum_at_pressure(
     potential: Potential,
-    space: Periodic | Triclinic,
+    space: Space,
     positions: jax.Array,
     *,
     pressure: jax.Array | float,

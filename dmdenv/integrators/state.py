@@ -3,13 +3,11 @@
 from typing import Any, Self
 
 import jax
-import jax.core
 import jax.numpy as jnp
-import numpy as np
 
 from dmdenv._core.fields import Number
 from dmdenv._core.pytree import Replaceable, pytree
-from dmdenv.neighbors import AllPairs, NeighborList, Pairs, update
+from dmdenv.neighbors import Pairs
 from dmdenv.potentials import Potential
 from dmdenv.quantities import kinetic_energy
 from dmdenv.space import Space
@@ -52,7 +50,7 @@ class State(Replaceable):
         velocities = jnp.zeros_like(positions) if velocities is None else jnp.asarray(velocities, positions.dtype)
         if velocities.shape != positions.shape:
             raise ValueError(f"velocities has shape {velocities.shape}; must be {positions.shape}, as positions")
-        check_reach(potential, pairs)
+        pairs.check_cutoff("potential.reach", potential.reach, space, positions.shape[1], endless=True)
         state = cls(
             space=space,
             positions=positions,
@@ -67,7 +65,7 @@ class State(Replaceable):
 
     def moved_to(self, potential: Potential, positions: jax.Array) -> Self:
         """The state at other positions, `[n, d]`, with the neighbours and the forces there."""
-        pairs = refreshed(self.pairs, self.space, positions)
+        pairs = self.pairs.update(self.space, positions)
         forces = potential.forces(self.space, positions, pairs)
         return self.replace(positions=positions, pairs=pairs, forces=forces)
 
@@ -79,7 +77,7 @@ class State(Replaceable):
     @property
     def overflow(self) -> jax.Array:
         """bool []: a capacity of the neighbour list has been exceeded, so that pairs may be missing."""
-        return overflow(self.pairs)
+        return self.pairs.incomplete
 
 
 @pytree
@@ -88,16 +86,6 @@ class StochasticState(State):
 
     key: jax.Array  # key [], split at each step
     heat: jax.Array  # float [], unit energy: taken from the heat bath so far; the sum of the steps, as they round
-
-
-def refreshed(pairs: Pairs, space: Space, positions: jax.Array) -> Pairs:
-    """The neighbours at these positions: a list is updated, all pairs are all pairs."""
-    return update(pairs, space, positions) if isinstance(pairs, NeighborList) else pairs
-
-
-def overflow(pairs: Pairs) -> jax.Array:
-    """bool []: the overflow of a list, False for all pairs."""
-    return pairs.overflow if isinstance(pairs, NeighborList) else jnp.asarray(False)
 
 
 def checked_positions(positions: jax.Array) -> jax.Array:
@@ -115,14 +103,3 @@ def checked_masses(masses: jax.Array | float, positions: jax.Array) -> jax.Array
     if found.shape not in ((), (n,)):
         raise ValueError(f"masses has shape {found.shape}; must be [] or [{n}]")
     return jnp.broadcast_to(found.astype(positions.dtype), (n,))
-
-
-def check_reach(potential: Potential, pairs: Pairs) -> None:
-    """Refuse a neighbour list, where its values are concrete, that reaches less far than the potential."""
-    if isinstance(pairs, AllPairs):
-        return
-    reach, cutoff = potential.reach, pairs.cutoff
-    if isinstance(reach, jax.core.Tracer) or isinstance(cutoff, jax.core.Tracer):
-        return
-    if np.any(np.asarray(reach) > np.asarray(cutoff) * (1 + 1e-5)):
-        raise ValueError(f"pairs has cutoff = {cutoff}; valid: at least the reach of the potential, {reach}")

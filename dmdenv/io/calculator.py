@@ -51,7 +51,7 @@ class PotentialCalculator(Calculator):
         self._potential = potential
         self._reach = float(potential.reach)
         self._skin = 0.1 * self._reach if skin is None else skin
-        self._pairs: Pairs = AllPairs()
+        self._pairs: NeighborList | None = None
 
     def calculate(
         self,
@@ -81,11 +81,11 @@ class PotentialCalculator(Calculator):
         """Energies `[n]`, forces `[n, 3]` and, for the stress, the virial `[3, 3]`."""
         if 0 < self._reach < np.inf:
             self._pairs = self._neighbors(space, positions)
-        return _evaluate(self._potential, space, positions, self._pairs, stress=stress)
+        return _evaluate(self._potential, space, positions, self._pairs or AllPairs(), stress=stress)
 
     def _neighbors(self, space: Space, positions: jax.Array) -> NeighborList:
         old = self._pairs
-        if isinstance(old, NeighborList) and old.count == len(positions) and type(old.space) is type(space):
+        if old is not None and old.count == len(positions) and type(old.space) is type(space):
             new = _update(old, space, positions)
             if not new.overflow:
                 return new

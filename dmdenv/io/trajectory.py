@@ -5,10 +5,11 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv.space import Free, Periodic, Space, Triclinic
+from dmdenv.space import Free, Periodic, PeriodicSpace, Space, Triclinic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +97,8 @@ def space_of(cell: np.ndarray | None) -> Space:
 
 def cell_of(space: Space, dimension: int) -> np.ndarray | None:
     """The edges of a space as rows, `[d, d]`, and None for free space."""
-    if isinstance(space, Free):
-        return None
-    if isinstance(space, Triclinic):
-        return np.asarray(space.cell)
-    return np.diag(np.broadcast_to(np.asarray(space.box), (dimension,)))
+    cell = space.cell_vectors(dimension)
+    return None if cell is None else np.asarray(cell)
 
 
 def frames(steps: Any, observations: Any, space: Space | None) -> Trajectory:
@@ -143,12 +141,10 @@ def _observed_cell(observations: Any, space: Space | None, m: int, d: int) -> np
     box, cell, own = _observed(observations, "box"), _observed(observations, "cell"), _get(observations, "space")
     if isinstance(observations, Trajectory):
         return cell
-    if isinstance(own, Free):
+    if isinstance(own, PeriodicSpace):
+        cell = np.asarray(jax.vmap(lambda one: one.cell_vectors(d))(own))
+    elif isinstance(own, Space):
         return None
-    if isinstance(own, Periodic):
-        box = np.asarray(own.box)
-    if isinstance(own, Triclinic):
-        cell = np.asarray(own.cell)
     if box is not None:
         if box.shape not in ((m,), (m, d)):
             raise ValueError(f"box has shape {box.shape}; must be [{m}] or [{m}, {d}], one per frame")

@@ -10,10 +10,9 @@ import jax.numpy as jnp
 
 from dmdenv._core.fields import Declared, Scalar, choice, number
 from dmdenv._core.pytree import Replaceable, pytree
-from dmdenv.integrators.state import check_reach, overflow, refreshed
 from dmdenv.minimizers import box as boxes
 from dmdenv.minimizers.box import Box
-from dmdenv.neighbors import AllPairs, NeighborList, Pairs
+from dmdenv.neighbors import AllPairs, Pairs
 from dmdenv.potentials import Potential
 from dmdenv.space import Space, norm
 
@@ -54,7 +53,7 @@ class State(Replaceable):
     @property
     def overflow(self) -> jax.Array:
         """bool []: a capacity of the neighbour list has been exceeded, so that pairs may be missing."""
-        return overflow(self.pairs)
+        return self.pairs.incomplete
 
 
 S = TypeVar("S", bound=State)
@@ -115,11 +114,10 @@ class Minimizer(Declared, abc.ABC, Generic[S]):
         self, kind: type[S], potential: Potential, space: Space, positions: jax.Array, pairs: Pairs, **own: Any
     ) -> S:
         """The first state at checked positions; `own` is what the method adds."""
-        check_reach(potential, pairs)
         d = positions.shape[1]
+        pairs.check_cutoff("potential.reach", potential.reach, space, d, endless=True)
         space = boxes.prepared(self.box, space, d)
-        if isinstance(pairs, NeighborList):
-            pairs = pairs.replace(space=boxes.prepared(self.box, pairs.space, d))
+        pairs = pairs.in_space(lambda space: boxes.prepared(self.box, space, d))
         state = kind(space=space, positions=positions, forces=positions, box_force=None, pairs=pairs, **own)
         return self._evaluated(potential, state)
 
@@ -133,7 +131,7 @@ class Minimizer(Declared, abc.ABC, Generic[S]):
 
     def _evaluated(self, potential: Potential, state: S) -> S:
         space, positions = state.space, state.positions
-        pairs = refreshed(state.pairs, space, positions)
+        pairs = state.pairs.update(space, positions)
         state = state.replace(pairs=pairs, forces=potential.forces(space, positions, pairs))
         if self.box == "fixed":
             return state

@@ -27,7 +27,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from dmdenv.space import Periodic, Space, Triclinic
+from dmdenv._core.fields import Choice
+from dmdenv.space import Space
 
 Box = Literal["fixed", "isotropic", "axes", "cell"]
 
@@ -38,12 +39,9 @@ def prepared(box: Box, space: Space, dimension: int) -> Space:
     Raises:
         ValueError: for a space that does not have them.
     """
-    if box == "fixed":
-        return space
-    if not isinstance(space, Periodic | Triclinic) or (box == "cell" and not isinstance(space, Triclinic)):
-        valid = "Triclinic" if box == "cell" else "Periodic or Triclinic"
-        raise ValueError(f"box = {box!r} in {type(space).__name__} space; valid: {valid}")
-    return space.replace(box=space.heights(dimension)) if isinstance(space, Periodic) else space
+    if box not in space.box_modes:
+        raise ValueError(f"box = {box!r}; must be {Choice(space.box_modes)} in {type(space).__name__} space")
+    return space if box == "fixed" else space.deformable(dimension)
 
 
 def projected(box: Box, tensor: jax.Array) -> jax.Array:
@@ -59,17 +57,10 @@ def projected(box: Box, tensor: jax.Array) -> jax.Array:
 def deformed(space: Space, positions: jax.Array, strain: jax.Array) -> tuple[Space, jax.Array]:
     """The space and the positions `[n, d]` in it after a strain `[d, d]`."""
     F = jnp.diag(jnp.exp(jnp.diag(strain))) + jnp.triu(strain, 1)
-    if isinstance(space, Periodic):
-        return space.replace(box=space.box * jnp.diag(F)), positions * jnp.diag(F)[None, :]
-    assert isinstance(space, Triclinic)
-    return space.replace(cell=_product(space.cell, F.T)), _product(positions, F.T)
+    return space.deform(F, positions)
 
 
 def length(space: Space, positions: jax.Array) -> jax.Array:
     """`l = sqrt(n) (V / n)^(1/d)`, `[]`: what turns a strain into a coordinate like a position."""
     n, d = positions.shape
     return n**0.5 * (space.volume(d) / n) ** (1.0 / d)
-
-
-def _product(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)  # accelerators round factors to fewer bits otherwise

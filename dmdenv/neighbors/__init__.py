@@ -4,8 +4,9 @@ A relation of neighbours is `AllPairs()` or a `NeighborList`; `neighbor_sum` add
 """
 
 from dmdenv.neighbors.capacity import ListOverflow, capacities, grow, neighbor_lists, overflowed, with_capacities
-from dmdenv.neighbors.lists import AllPairs, NeighborList, Pairs, allocate, build, update
+from dmdenv.neighbors.lists import NeighborList, allocate, build, update
 from dmdenv.neighbors.nearest import nearest
+from dmdenv.neighbors.pairs import AllPairs, Pairs
 from dmdenv.neighbors.sum import neighbor_sum
 
 __all__ = [

@@ -19,7 +19,6 @@ import numpy as np
 
 from dmdenv.neighbors.lists import NeighborList, build, room
 from dmdenv.neighbors.search import Neighbors, find_neighbors
-from dmdenv.space import Free
 
 T = TypeVar("T")
 
@@ -90,9 +89,10 @@ def _is_list(node: Any) -> bool:
 def _enlarged(found: NeighborList, full: NeighborList) -> NeighborList:
     """A list with the pairs of `found` and more room than `full`, which overflowed."""
     n = full.indices.shape[-1]
-    shrunk = np.minimum(1.0, _heights(full) / _heights(found))[: len(full.cells)]  # perhaps below the cells
+    before, after = _heights(found), _heights(full)  # infinite without a box
+    shrunk = np.minimum(1.0, np.divide(after, before, out=np.ones_like(after), where=np.isfinite(before)))
     cells = tuple(
-        max(1, int(count * by / SLACK)) if by < 1 else count for count, by in zip(full.cells, shrunk, strict=True)
+        max(1, int(count * by / SLACK)) if by < 1 else count for count, by in zip(full.cells, shrunk, strict=False)
     )
     had = full.indices.shape[-2], full.run_capacity
     needed = [
@@ -112,11 +112,9 @@ def _enlarged(found: NeighborList, full: NeighborList) -> NeighborList:
 
 
 def _heights(found: NeighborList) -> np.ndarray:
-    """Distances between the faces of the box at the last build, `[d]`, the smallest of a batch; 1 without a box."""
+    """Distances between the faces of the box at the last build, `[d]`, the smallest of a batch."""
     dimension = found.positions.shape[-1]
-    if isinstance(found.space, Free):
-        return np.ones(dimension)
-    heights = _of_one(lambda found: found.space.heights(dimension), found)(found)  # pyright: ignore[reportAttributeAccessIssue]
+    heights = _of_one(lambda found: found.space.heights(dimension), found)(found)
     return np.asarray(heights, float).reshape(-1, dimension).min(0)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 
 from dmdenv.neighbors.particles_last import take
-from dmdenv.space import Free, Space, Triclinic
+from dmdenv.space import Space
 
 _ALONG, _ACROSS = 8, 2  # cells to each side that hold all neighbours: along the last axis, and along the other ones
 _FEW = {2: 512, 3: 2048}  # particles up to which a look at everybody takes less time, by the dimension
@@ -37,17 +37,10 @@ def choose_cells(space: Space, positions: jax.Array, reach: float) -> tuple[int,
     n, dimension = positions.shape
     if n <= _FEW[dimension]:
         return ()
-    free = isinstance(space, Free)
-    extent = np.ptp(np.asarray(positions, float), axis=0) if free else np.asarray(space.heights(dimension), float)
-    rounding = float(jnp.finfo(positions.dtype).eps)
-    most = int((2 * n) ** (1 / dimension))
-    cells = []
-    for length, sides in zip(extent, _sides(dimension), strict=True):
-        count = length // (reach / sides * (1 + 1e-4) + 4 * rounding * length)
-        covering = 2 * sides + 1
-        limit = max(covering, most * sides // _ACROSS)
-        cells.append(int(min(max(covering, count + 1) if free else max(1, count), limit)))
-    return tuple(cells)
+    sides, most = np.asarray(_sides(dimension)), int((2 * n) ** (1 / dimension))
+    covering = 2 * sides + 1
+    counts = space.bin_counts(positions, reach / sides, covering)
+    return tuple(map(int, np.minimum(counts, np.maximum(covering, most * sides // _ACROSS))))
 
 
 class Row(NamedTuple):
@@ -121,20 +114,8 @@ def _in_one_image(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Positions in one image `[d, n]`, cell coordinates int32 `[d, n]`, and whether the cells are too narrow, `[]`."""
     counts, sides = jnp.asarray(cells), jnp.asarray(_sides(len(cells)))
-    # rounding moves a coordinate by up to eps times its range; two of them must not add a cell to a pair's distance
-    eps = float(jnp.finfo(positions.dtype).eps)
-    if isinstance(space, Free):
-        inside = positions  # as they are: a shift of the origin would round the distances
-        width = reach / sides * (1 + 1e-4) + 2 * eps * jnp.max(jnp.abs(positions))
-        coordinates = jnp.floor(positions / width[None, :]).astype(jnp.int32) % counts[None, :]
-        misfit = jnp.asarray(False)
-    else:
-        inside = space.wrap(positions)
-        coordinates = jnp.floor(space.fractional(inside) * counts[None, :]).astype(jnp.int32)
-        coordinates = jnp.clip(coordinates, 0, counts[None, :] - 1)
-        narrow = (sides / counts - 4 * eps) * space.heights(len(cells)) < reach
-        misfit = jnp.any((counts > 2 * sides + 1) & narrow)
-    return inside.T, coordinates.T, misfit
+    inside, coordinates, narrow = space.assign_bins(positions, counts, reach / sides)
+    return inside.T, coordinates.T, jnp.any((counts > 2 * sides + 1) & narrow)
 
 
 def _sort_by(identity: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
@@ -164,7 +145,7 @@ def rows_around(space: Space, cells: tuple[int, ...]) -> Row:
     for offset in offsets:
         # where axes are orthogonal, a row that is some cells away is out of reach at its far ends
         apart = [max(abs(o) - 1, 0) for o, m in zip(offset, cells[:-1], strict=True) if m > across]
-        squared = 0 if isinstance(space, Triclinic) else sum(o * o for o in apart)
+        squared = sum(o * o for o in apart) if space.orthogonal else 0
         width = math.ceil(_ALONG * math.sqrt(1 - squared / _ACROSS**2))
         widths.append(0 if cells[-1] <= 2 * _ALONG + 1 else width)
     return Row(jnp.asarray(offsets, jnp.int32), jnp.asarray(widths, jnp.int32))

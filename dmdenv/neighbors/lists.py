@@ -1,4 +1,4 @@
-"""Who the neighbours are: all other particles, or those in a list.
+"""Verlet lists: the neighbours of each particle, with some to spare.
 
 A `NeighborList` is full and symmetric, has static capacities and never drops a pair silently: what does not fit sets
 `overflow`, which sticks until the list is allocated anew. It holds all pairs closer than `cutoff + skin`, and stays
@@ -9,6 +9,7 @@ complete for `cutoff` until two particles have moved as far as the skin together
 import functools
 import math
 from collections.abc import Callable
+from typing import TypeVar, final
 
 import jax
 import jax.core
@@ -16,31 +17,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dmdenv._core.fields import Real
 from dmdenv._core.in_batch import any_in_batch
-from dmdenv._core.pytree import Replaceable, pytree, static
+from dmdenv._core.pytree import pytree, static
 from dmdenv.neighbors.bits import WORD
 from dmdenv.neighbors.cells import choose_cells
+from dmdenv.neighbors.pairs import AllPairs, Pairs, beyond_limit
 from dmdenv.neighbors.particles_last import over_particles, split
 from dmdenv.neighbors.search import Neighbors, find_neighbors
-from dmdenv.space import Periodic, Space, Triclinic, squared_distance
+from dmdenv.space import Space, squared_distance
+
+P = TypeVar("P", bound=Pairs)
 
 
+@final
 @pytree
-class AllPairs:
-    """Every particle is every other one's neighbour: best for small systems."""
-
-    @property
-    def arrays(self) -> tuple[jax.Array, ...]:
-        return ()
-
-    @property
-    def count(self) -> int | None:
-        """The number of particles, or None for any."""
-        return None
-
-
-@pytree
-class NeighborList(Replaceable):
+class NeighborList(Pairs):
     """The neighbours of n particles, in K columns. Made by `allocate`, kept up to date by `update`."""
 
     indices: jax.Array  # int32 [K, n]; a particle's own index pads its column
@@ -49,9 +41,7 @@ class NeighborList(Replaceable):
     space: Space  # at the last build
     cutoff: jax.Array  # float [], unit length
     skin: jax.Array  # float [], unit length
-    overflow: (
-        jax.Array
-    )  # bool [], sticky: a capacity was exceeded or the cells do not fit the box; pairs may be missing
+    overflow: jax.Array  # bool [], sticky: a capacity or a cell is too small, so that pairs may be missing
     cells: tuple[int, ...] = static()  # along each axis; none: everybody is a candidate
     run_capacity: int = static()  # candidates of a particle in a row of cells
 
@@ -60,9 +50,14 @@ class NeighborList(Replaceable):
         return self.indices, jnp.minimum(self.columns, self.indices.shape[0])
 
     @property
-    def count(self) -> int | None:
+    def count(self) -> int:
         """The number of particles."""
         return self.indices.shape[1]
+
+    @property
+    def incomplete(self) -> jax.Array:
+        """bool []: the list has overflowed, so that pairs may be missing."""
+        return self.overflow
 
     @property
     def is_complete(self) -> bool:
@@ -70,8 +65,28 @@ class NeighborList(Replaceable):
         capacity, n = self.indices.shape[-2:]
         return capacity >= n - 1 and (not self.cells or self.run_capacity >= n)
 
+    def update(self, space: Space, positions: jax.Array) -> "NeighborList":
+        neighbors, space, positions = lax.stop_gradient((self, space, positions))
+        updated = lax.cond(
+            any_in_batch(_outdated(neighbors, space, positions)),
+            _build,
+            lambda neighbors, space, positions: neighbors,
+            *(neighbors, space, positions),
+        )
+        return _fitting(updated, space)
 
-Pairs = AllPairs | NeighborList
+    def in_space(self, change: Callable[[Space], Space]) -> "NeighborList":
+        return self.replace(space=change(self.space))
+
+    def largest_cutoff(self, space: Space, dimension: int) -> jax.Array:
+        """The list's own cutoff."""
+        return self.cutoff
+
+    def check_cutoff(
+        self, name: str, cutoff: jax.Array | float, space: Space, dimension: int, *, endless: bool = False
+    ) -> None:
+        if beyond := beyond_limit(cutoff, lambda: self.cutoff):
+            raise ValueError(f"{name} = {beyond[0]:g}; must be at most {beyond[1]:g}, the cutoff of the neighbour list")
 
 
 def allocate(space: Space, positions: jax.Array, *, cutoff: float, skin: float, slack: float = 1.25) -> NeighborList:
@@ -93,25 +108,12 @@ def allocate(space: Space, positions: jax.Array, *, cutoff: float, skin: float, 
         raise TypeError("allocate chooses array sizes, so it runs outside of jit and vmap; inside, use update")
     positions = jnp.asarray(positions)
     if positions.ndim != 2 or positions.shape[1] not in (2, 3) or not len(positions):
-        raise ValueError(f"positions has shape {positions.shape}; valid: [n, 2] or [n, 3]")
+        raise ValueError(f"positions has shape {positions.shape}; must be [n, 2] or [n, 3]")
     if not (jnp.issubdtype(positions.dtype, jnp.floating) and np.all(np.isfinite(positions))):
-        raise ValueError(
-            f"positions holds {positions.dtype}, not all finite or not floating-point; valid: finite floats"
-        )
-    if not (cutoff > 0 and math.isfinite(cutoff)):
-        raise ValueError(f"cutoff = {cutoff}; valid: a positive length")
-    if not (skin >= 0 and math.isfinite(skin)):
-        raise ValueError(f"skin = {skin}; valid: a length of 0 or more")
-    if not slack >= 1:
-        raise ValueError(f"slack = {slack}; valid: 1 or more")
-    dimension = positions.shape[1]
-    largest = float(space.largest_cutoff(dimension))
-    if cutoff > largest:
-        box = space.cell if isinstance(space, Triclinic) else space.heights(dimension)  # pyright: ignore[reportAttributeAccessIssue]
-        raise ValueError(
-            f"cutoff = {cutoff} in a box of {np.asarray(box, float).tolist()}; valid: up to half the shortest side"
-            f" (of a cell: half its smallest diagonal element), {largest:g}"
-        )
+        raise ValueError(f"positions holds {positions.dtype}, perhaps infinite or NaN; must be finite floats")
+    cutoff, skin = Real(above=0).converted("cutoff", cutoff), Real(at_least=0).converted("skin", skin)
+    slack = Real(at_least=1).converted("slack", slack)
+    AllPairs().check_cutoff("cutoff", cutoff, space, positions.shape[1])
     cells, reach = choose_cells(space, positions, cutoff + skin), jnp.asarray(cutoff + skin, positions.dtype)
     capacity, run_capacity = room(
         lambda run_capacity: _count(space, positions, reach, cells, run_capacity), len(positions), slack
@@ -175,7 +177,7 @@ def build(
     """
     n = positions.shape[0]
     if n != template.count:
-        raise ValueError(f"positions has {n} particles; valid: {template.count}, as many as the template")
+        raise ValueError(f"positions has {n} particles; must be {template.count}, as many as the template has")
     template, space, positions = lax.stop_gradient((template, space, positions))
     cutoff = template.cutoff if cutoff is None else lax.stop_gradient(cutoff)
     skin = template.skin if skin is None else lax.stop_gradient(skin)
@@ -184,8 +186,8 @@ def build(
     return _fitting(_build(empty, space, positions), space)
 
 
-def update(neighbors: NeighborList, space: Space, positions: jax.Array) -> NeighborList:
-    """The list for new positions, `[n, d]`, and a new box: rebuilt where it might be incomplete, else as it was.
+def update(pairs: P, space: Space, positions: jax.Array) -> P:
+    """The pairs for new positions, `[n, d]`, and a new box: a list is rebuilt where it might be incomplete.
 
     Pure; the neighbours are not differentiable, the sums over them are. Under `vmap` all instances rebuild when one
     needs to, and none otherwise.
@@ -193,14 +195,7 @@ def update(neighbors: NeighborList, space: Space, positions: jax.Array) -> Neigh
     Returns:
         A list of the same capacities; check its `overflow` on the host, and `allocate` anew where it is set.
     """
-    neighbors, space, positions = lax.stop_gradient((neighbors, space, positions))
-    updated = lax.cond(
-        any_in_batch(_outdated(neighbors, space, positions)),
-        _build,
-        lambda neighbors, space, positions: neighbors,
-        *(neighbors, space, positions),
-    )
-    return _fitting(updated, space)
+    return pairs.update(space, positions)
 
 
 def _fitting(neighbors: NeighborList, space: Space) -> NeighborList:
@@ -216,13 +211,12 @@ def _outdated(neighbors: NeighborList, space: Space, positions: jax.Array) -> ja
     where s is the least factor by which the deformation of the box stretched any vector, and u and u' the two largest
     displacements besides that deformation.
     """
-    carried, least = _deformed(neighbors.space, space, neighbors.positions)
+    carried, least = neighbors.space.follow(neighbors.positions, space)
     at, before = split(positions.T, 1), split(carried.T, 1)
     (moved,) = over_particles(squared_distance, positions.shape[:1], space, at, before)
     first, second = _two_largest(moved)
-    reach = neighbors.cutoff + neighbors.skin
-    if isinstance(neighbors.space, Triclinic):  # farther pairs may have a nearer image than the one in the list
-        reach = jnp.minimum(reach, neighbors.space.largest_cutoff(positions.shape[1]))
+    # a farther pair may have a nearer image than the one in the list
+    reach = jnp.minimum(neighbors.cutoff + neighbors.skin, neighbors.space.minimum_image_range(positions.shape[1]))
     closest = least * reach
     # not (a <= b), so that a NaN counts as outdated
     return ~(jnp.sqrt(first) + jnp.sqrt(second) <= closest - neighbors.cutoff)
@@ -236,18 +230,6 @@ def _two_largest(values: jax.Array) -> tuple[jax.Array, jax.Array]:
 
     zero = jnp.zeros((), values.dtype)
     return lax.reduce((values, jnp.zeros_like(values)), (zero, zero), merge, (0,))
-
-
-def _deformed(old: Space, new: Space, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Positions that follow the deformation of the box, and the least stretch of any vector, float []."""
-    if isinstance(old, Periodic) and isinstance(new, Periodic):
-        stretch = jnp.broadcast_to(new.box / old.box, positions.shape[1:])
-        return positions * stretch[None, :], jnp.min(stretch)
-    if isinstance(old, Triclinic) and isinstance(new, Triclinic):
-        deformation = jnp.linalg.solve(old.cell, new.cell)
-        squares = jnp.linalg.eigvalsh(jnp.matmul(deformation, deformation.T, precision="highest"))
-        return jnp.matmul(positions, deformation, precision="highest"), jnp.sqrt(jnp.maximum(squares[0], 0.0))
-    return positions, jnp.ones((), positions.dtype)
 
 
 def _build(neighbors: NeighborList, space: Space, positions: jax.Array) -> NeighborList:

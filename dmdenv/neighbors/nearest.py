@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 
 from dmdenv._core.fields import Whole
-from dmdenv.neighbors.lists import Pairs
+from dmdenv.neighbors.pairs import Pairs
 from dmdenv.neighbors.particles_last import over_particles, split, take
 from dmdenv.space import Space, squared_distance
 

@@ -34,8 +34,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from dmdenv.neighbors.kernel import Kernel, shape_of
-from dmdenv.neighbors.lists import Pairs
 from dmdenv.neighbors.lowering import cpu_form, gather_and_reduce
+from dmdenv.neighbors.pairs import Pairs
 
 PyTree = Any
 

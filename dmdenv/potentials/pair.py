@@ -30,10 +30,10 @@ import numpy as np
 
 from dmdenv._core.fields import Choice
 from dmdenv._core.pytree import pytree, static
-from dmdenv.neighbors import NeighborList, Pairs, neighbor_sum
+from dmdenv.neighbors import Pairs, neighbor_sum
 from dmdenv.potentials.base import Potential
 from dmdenv.potentials.parameters import Parameter, ParameterLike, as_parameter, features, largest, of_pair
-from dmdenv.space import Periodic, Space, Triclinic
+from dmdenv.space import Space
 
 Truncation = Literal["truncated", "shifted", "force_shifted", "switched"]
 
@@ -77,7 +77,9 @@ class PairPotential(Potential):
         return jnp.sum(neighbor_sum(kernel, self._features(space, positions, pairs), pairs, parity=1), axis=0)
 
     def _features(self, space: Space, positions: jax.Array, pairs: Pairs) -> dict[str, Any]:
-        self._check_range(space, positions, pairs)
+        with jax.ensure_compile_time_eval():  # what is known outside of jit is known inside
+            reach = self.reach
+        pairs.check_cutoff("cutoff", reach, space, positions.shape[-1], endless=True)
         return {"position": positions, "own": features(self._own)}
 
     @property
@@ -107,21 +109,6 @@ class PairPotential(Potential):
             return truncated(self.function, self.truncation, s, cutoff, onset, values)
 
         return safe, d, inside, apart, energy
-
-    def _check_range(self, space: Space, positions: jax.Array, pairs: Pairs) -> None:
-        """Refuse pairs that are beyond the list, and two images of a pair, where the values are concrete."""
-        listed = isinstance(pairs, NeighborList)
-        if not listed and not isinstance(space, Periodic | Triclinic):
-            return
-        with jax.ensure_compile_time_eval():  # what is known outside of jit is known inside
-            reach, limit = self.reach, pairs.cutoff if listed else space.largest_cutoff(positions.shape[-1])
-        if isinstance(reach, jax.core.Tracer) or isinstance(limit, jax.core.Tracer):
-            return
-        reach, limit = float(reach), float(limit)
-        if listed and limit < reach * (1 - 1e-6):
-            raise ValueError(f"pairs has cutoff = {limit:g}; valid: {reach:g} or more, the potential's reach")
-        if not listed and limit < reach < np.inf:
-            raise ValueError(f"cutoff = {reach:g} in {space}; valid: up to half the shortest side, {limit:g}")
 
 
 def pair_potential(

@@ -6,7 +6,7 @@ Reference: Bai and Breen, J. Graphics, GPU, and Game Tools 13, 53 (2008).
 import jax
 import jax.numpy as jnp
 
-from dmdenv.space import Free, Space, Triclinic
+from dmdenv.space import Space
 
 
 def center(space: Space, positions: jax.Array, weights: jax.Array | None = None) -> jax.Array:
@@ -26,12 +26,4 @@ def center(space: Space, positions: jax.Array, weights: jax.Array | None = None)
     """
     w = jnp.ones(len(positions), positions.dtype) if weights is None else jnp.asarray(weights, positions.dtype)
     total = jnp.sum(w)
-    w = (w / jnp.where(total > 0, total, 1.0))[:, None]
-    if isinstance(space, Free):
-        return jnp.sum(w * positions, axis=0)
-    angle = 2 * jnp.pi * space.fractional(positions)
-    x, y = jnp.sum(w * jnp.cos(angle), axis=0), jnp.sum(w * jnp.sin(angle), axis=0)
-    somewhere = x**2 + y**2 > 0
-    s = jnp.arctan2(jnp.where(somewhere, y, 0.0), jnp.where(somewhere, x, 1.0)) / (2 * jnp.pi)
-    s = jnp.where(s < 0, s + 1, s)
-    return s @ space.cell if isinstance(space, Triclinic) else s * space.box
+    return space.mean_position(positions, w / jnp.where(total > 0, total, 1.0))

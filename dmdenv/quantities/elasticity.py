@@ -25,7 +25,7 @@ from dmdenv._core.fields import Real
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.neighbors import Pairs
 from dmdenv.potentials.base import Potential
-from dmdenv.space import Deformed, Free, Space
+from dmdenv.space import Deformed, Space, require_periodic
 
 
 @pytree
@@ -87,8 +87,7 @@ def elasticity(
     Raises:
         ValueError: in free space, which has no volume; for a tolerance that is not positive.
     """
-    if isinstance(space, Free):
-        raise ValueError(f"space = {space}; valid: a periodic space, which has a volume")
+    require_periodic(space)
     tolerance = Real(above=0).converted("tolerance", tolerance)
     n, d = positions.shape
     volume, identity = space.volume(d), jnp.eye(d, dtype=positions.dtype)

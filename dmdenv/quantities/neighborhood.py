@@ -3,11 +3,10 @@
 import jax
 import jax.core
 import jax.numpy as jnp
-import numpy as np
 
-from dmdenv.neighbors import NeighborList, Pairs
+from dmdenv.neighbors import Pairs
 from dmdenv.potentials.pair import switch
-from dmdenv.space import Free, Space
+from dmdenv.space import Space
 
 
 def neighbor_weight(s: jax.Array, cutoff: jax.Array | float, onset: jax.Array | float | None) -> jax.Array:
@@ -48,17 +47,6 @@ def check_reach(name: str, reach: jax.Array | float, space: Space, positions: ja
     Raises:
         ValueError: for a range beyond the cutoff of a list or, with all pairs, beyond half the box.
     """
-    if isinstance(reach, jax.core.Tracer):
-        return
-    if not float(reach) > 0:
-        raise ValueError(f"{name} = {float(reach)}; valid: above 0")
-    if isinstance(pairs, NeighborList):
-        limit, meaning = pairs.cutoff, "the cutoff of the neighbour list"
-    elif isinstance(space, Free):
-        return
-    else:
-        limit, meaning = space.largest_cutoff(positions.shape[1]), "half the box"
-    if isinstance(limit, jax.core.Tracer):
-        return
-    if float(reach) > float(limit) * (1 + 4 * float(np.finfo(np.asarray(limit).dtype).eps)):
-        raise ValueError(f"{name} = {float(reach):g}; valid: up to {meaning}, {float(limit):g}")
+    if not isinstance(reach, jax.core.Tracer) and not float(reach) > 0:
+        raise ValueError(f"{name} = {float(reach):g}; must be > 0")
+    pairs.check_cutoff(name, reach, space, positions.shape[1])

@@ -21,7 +21,7 @@ from jax.scipy.special import erf
 from dmdenv._core.fields import Whole
 from dmdenv.neighbors import Pairs, neighbor_sum
 from dmdenv.quantities.neighborhood import check_reach, mean
-from dmdenv.space import Free, Space, norm
+from dmdenv.space import Space, norm, require_periodic
 
 
 def radial_distribution(
@@ -77,7 +77,7 @@ def partial_radial_distributions(
         broadening: of a distance.
     """
     dimension, dtype = positions.shape[1], positions.dtype
-    _check_periodic(space)
+    require_periodic(space)
     _check_edges(edges)
     edges = jnp.asarray(edges, dtype)
     check_reach("edges[-1]", edges[-1], space, positions, pairs)
@@ -111,7 +111,7 @@ def wave_integers(space: Space, dimension: int, *, largest: float) -> np.ndarray
     Raises:
         ValueError: in free space; for a length that admits no wave vector.
     """
-    _check_periodic(space)
+    require_periodic(space)
     reciprocal = np.asarray(wave_vectors(space, np.eye(dimension, dtype=int)), float)
     edges = 2 * math.pi * np.linalg.inv(reciprocal).T
     bound = np.floor(largest * np.linalg.norm(edges, axis=1) / (2 * math.pi) + 1e-6).astype(int)
@@ -136,10 +136,10 @@ def wave_vectors(space: Space, integers: jax.Array | np.ndarray) -> jax.Array:
     Raises:
         ValueError: in free space.
     """
-    _check_periodic(space)
+    periodic = require_periodic(space)
     integers = jnp.asarray(integers)
     origin = jnp.zeros(integers.shape[1], jnp.result_type(float))
-    return 2.0 * math.pi * integers.astype(origin.dtype) @ jax.jacfwd(space.fractional)(origin)  # pyright: ignore
+    return 2.0 * math.pi * integers.astype(origin.dtype) @ jax.jacfwd(periodic.fractional)(origin)  # pyright: ignore
 
 
 def structure_factor(
@@ -156,12 +156,12 @@ def structure_factor(
     Raises:
         ValueError: in free space; for integers that are not `[m, d]`; for a chunk below 1.
     """
-    _check_periodic(space)
+    periodic = require_periodic(space)
     integers = jnp.asarray(integers)
     if integers.ndim != 2 or integers.shape[1] != positions.shape[1]:
         raise ValueError(f"integers has shape {integers.shape}; must be [m, {positions.shape[1]}]")
     chunk = Whole(at_least=1).converted("chunk", chunk)
-    fractional = space.fractional(positions)  # pyright: ignore[reportAttributeAccessIssue]
+    fractional = periodic.fractional(positions)
     fractional = fractional - lax.stop_gradient(jnp.round(fractional))
 
     def intensity(integer):
@@ -212,8 +212,3 @@ def _check_edges(edges: jax.Array) -> None:
     concrete = np.asarray(edges)
     if not (concrete[0] >= 0 and np.all(np.diff(concrete) > 0)):
         raise ValueError(f"edges = {concrete.tolist()}; must increase from 0 or more")
-
-
-def _check_periodic(space: Space) -> None:
-    if isinstance(space, Free):
-        raise ValueError(f"space = {space}; valid: a periodic space")

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from dmdenv.neighbors import Pairs
 from dmdenv.potentials.base import Potential
-from dmdenv.space import Free, Space
+from dmdenv.space import Space, require_periodic
 
 
 def kinetic_energy(velocities: jax.Array, masses: jax.Array | float = 1.0) -> jax.Array:
@@ -81,8 +81,7 @@ def stress_tensor(
     Tension is positive: the pressure is `-tr(sigma) / d`, and without motion `sigma = (1 / V) dU/d(strain)`. Arguments
     and errors: see `pressure`.
     """
-    if isinstance(space, Free):
-        raise ValueError(f"space = {space}; valid: a periodic space, which has a volume")
+    require_periodic(space)
     momentum_flux = jnp.zeros((positions.shape[1],) * 2, positions.dtype)
     if velocities is not None:
         momentum = jnp.broadcast_to(masses, velocities.shape[:1])[:, None] * velocities

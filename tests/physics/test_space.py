@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from dmdenv.neighbors import AllPairs
-from dmdenv.potentials import lennard_jones
-from dmdenv.space import Deformed, Free, Periodic, Triclinic, lower_triangular
+from dmdenv._core.fields import number
+from dmdenv._core.pytree import pytree
+from dmdenv.minimizers import FIRE
+from dmdenv.neighbors import AllPairs, allocate, update
+from dmdenv.potentials import lennard_jones, soft_sphere
+from dmdenv.quantities import center, pressure
+from dmdenv.space import Deformed, Free, OpenSpace, Periodic, Triclinic, lower_triangular
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -132,7 +136,7 @@ def test_precision_is_that_of_the_positions(x64):
 
 @pytest.mark.parametrize("box", [0.0, -1.0, np.nan, np.inf, [1.0, 0.0], np.ones((2, 2))])
 def test_a_bad_box_is_named(box):
-    with pytest.raises(ValueError, match=r"(?s)box = .*; valid: a positive finite length, or one for each axis"):
+    with pytest.raises(ValueError, match=r"(?s)Periodic\.box (= .*; must be a finite number > 0|has shape)"):
         Periodic(box)
 
 
@@ -361,7 +365,7 @@ def test_any_right_handed_cell_is_rotated_to_a_lower_triangular_one(seed, dimens
     "edges", [[[0, 1], [1, 0]], np.zeros((3, 3)), np.ones((2, 3)), [1.0], [[1, 0], [0, np.nan]], [[1, 0], [0, -1.0]]]
 )
 def test_edges_that_span_no_right_handed_cell_are_named(edges):
-    with pytest.raises(ValueError, match=r"(?s)cell = .*; valid: linearly independent edges, right-handed"):
+    with pytest.raises(ValueError, match=r"(?s)cell = .*; must be linearly independent edges, right-handed"):
         lower_triangular(edges)
 
 
@@ -369,7 +373,7 @@ def test_edges_that_span_no_right_handed_cell_are_named(edges):
     "cell", [[[1, 1], [0, 1]], [[1, 0], [0, 0]], [[1, 0], [1, -1]], [[1, 0], [np.inf, 1]], [1.0, 1.0], np.ones((2, 3))]
 )
 def test_a_bad_cell_is_named(cell):
-    with pytest.raises(ValueError, match=r"(?s)cell = .*; valid: finite \[d, d\], edges as rows, zero above"):
+    with pytest.raises(ValueError, match=r"(?s)Triclinic.cell = .*; must be (\[d, d\], edges as rows|a finite number)"):
         Triclinic(cell)
 
 
@@ -389,3 +393,37 @@ def test_precision_in_a_sheared_cell_is_that_of_the_positions():
         for vector in (space.displacement(r, -r), space.wrap(r), space.shift(r, r), space.fractional(r)):
             assert vector.dtype == dtype
     assert Triclinic([[0.7, 0], [0.3, 0.7]]).cell.dtype == "float64"
+
+
+@pytree
+class Slit(OpenSpace):
+    """A new kind of space is one class: here a slit between two mirrors at x = 0 and x = width."""
+
+    width: jax.Array = number(above=0)
+
+    def displacement(self, a, b):
+        return a - b
+
+    def shift(self, positions, displacement):
+        moved = positions + displacement
+        x = jnp.abs(moved[..., 0] % (2 * self.width))
+        return moved.at[..., 0].set(jnp.minimum(x, 2 * self.width - x))
+
+    def volume(self, dimension):
+        return jnp.asarray(jnp.inf)
+
+
+def test_a_space_of_ones_own_works_with_lists_potentials_and_minimisers(through_cells):
+    space, r = Slit(4.0), jnp.asarray(np.random.default_rng(0).uniform(0, 4, (60, 2)), jnp.float32)
+    spheres, pairs = soft_sphere(sigma=0.8), allocate(space, r, cutoff=0.8, skin=0.1)
+    assert pairs.cells
+    for where in (r, space.shift(r, jnp.full_like(r, 0.2))):
+        pairs = update(pairs, space, where)
+        np.testing.assert_allclose(
+            spheres.energies(space, where, pairs), spheres.energies(space, where, AllPairs()), atol=1e-6
+        )
+    np.testing.assert_allclose(center(space, r), jnp.mean(r, axis=0), rtol=1e-5)
+    with pytest.raises(ValueError, match="box = 'axes'; must be 'fixed' in Slit space"):
+        FIRE(dt=0.1, box="axes").init(spheres, space, r)
+    with pytest.raises(ValueError, match=r"space = Slit.*; must be periodic"):
+        pressure(spheres, space, r, AllPairs())

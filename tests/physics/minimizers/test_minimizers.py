@@ -397,8 +397,8 @@ BAD = {
     "FIRE.mixing = -0.1; must be a finite number >= 0": lambda: FIRE(dt=0.1, mixing=-0.1),
     "GradientDescent.step_size = -1.0; must be a finite number > 0": lambda: GradientDescent(step_size=-1.0),
     "GradientDescent.max_displacement = 0.0; must be": lambda: GradientDescent(step_size=1.0, max_displacement=0.0),
-    "box = 'cell' in Periodic space; valid: Triclinic": lambda: start("cell", Periodic(2.0)),
-    "box = 'axes' in Free space; valid: Periodic or Triclinic": lambda: start("axes", Free()),
+    "box = 'cell'; must be 'fixed', 'isotropic', 'axes' in Periodic space": lambda: start("cell", Periodic(2.0)),
+    "box = 'axes'; must be 'fixed' in Free space": lambda: start("axes", Free()),
     r"positions is float64\[2\]; must be": lambda: start("fixed", Free(), np.ones(2)),
     "tolerance = -1.0; must be a finite number >= 0": lambda: minimize(
         FIRE(dt=0.1), Well(1.0), start("fixed", Free()), tolerance=-1.0, max_steps=3

@@ -447,9 +447,9 @@ def test_a_bad_parameter_is_named(make, message):
 
 def test_pairs_that_would_be_missed_are_refused():
     r = jnp.asarray(np.random.default_rng(0).uniform(0, 4, (5, 3)))
-    with pytest.raises(ValueError, match=r"(?s)cutoff = 2.5 in Periodic.*; valid: up to half the shortest side, 2"):
+    with pytest.raises(ValueError, match=r"cutoff = 2.5; must be at most 2 in Periodic space"):
         lennard_jones().energy(Periodic(4.0), r, AllPairs())
-    with pytest.raises(ValueError, match=r"(?s)cutoff = 2.5 in Triclinic.*; valid: up to half the shortest side, 2"):
+    with pytest.raises(ValueError, match=r"cutoff = 2.5; must be at most 2 in Triclinic space"):
         lennard_jones().energy(Triclinic(4.0 * np.eye(3)), r, AllPairs())
-    with pytest.raises(ValueError, match=r"pairs has cutoff = 1; valid: 2.5 or more, the potential's reach"):
+    with pytest.raises(ValueError, match=r"cutoff = 2.5; must be at most 1, the cutoff of the neighbour list"):
         lennard_jones().energy(Free(), r, allocate(Free(), r, cutoff=1.0, skin=0.1))

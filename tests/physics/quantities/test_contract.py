@@ -64,12 +64,12 @@ R = np.zeros((4, 3))
     ("call", "message"),
     [
         (lambda: quantities.temperature(R, constraints=12), "constraints = 12; must be"),
-        (lambda: quantities.pressure(soft(), Free(), R, AllPairs()), "space = Free.*; valid: a periodic space"),
-        (lambda: quantities.stress_tensor(soft(), Free(), R, AllPairs()), "space = Free.*; valid: a periodic space"),
+        (lambda: quantities.pressure(soft(), Free(), R, AllPairs()), "space = Free.*; must be periodic"),
+        (lambda: quantities.stress_tensor(soft(), Free(), R, AllPairs()), "space = Free.*; must be periodic"),
         (lambda: quantities.radial_distribution(Free(), R, AllPairs(), EDGES), "space = Free"),
         (
             lambda: quantities.radial_distribution(Periodic(5.0), R, AllPairs(), EDGES),
-            r"edges\[-1\] = 2.6; valid: up to half",
+            r"edges\[-1\] = 2.6; must be at most 2.5 in Periodic space",
         ),
         (
             lambda: quantities.radial_distribution(Periodic(9.0), R, AllPairs(), EDGES[::-1]),
@@ -81,7 +81,7 @@ R = np.zeros((4, 3))
         ),
         (
             lambda: quantities.radial_distribution(Triclinic(CELL), random_fluid(CELL), neighbor_list(), 1.2 * EDGES),
-            r"edges\[-1\] = 3.12; valid: up to the cutoff of the neighbour list, 2.6",
+            r"edges\[-1\] = 3.12; must be at most 2.6, the cutoff of the neighbour list",
         ),
         (lambda: quantities.wave_integers(Free(), 3, largest=3.0), "space = Free"),
         (lambda: quantities.wave_integers(Periodic(5.0), 3, largest=1.0), "largest = 1.0; must be .* about 1.25664"),

@@ -208,7 +208,7 @@ def test_moduli_have_the_symmetries_of_a_stiffness():
 @pytest.mark.parametrize(
     ("space", "options", "message"),
     [
-        (Free(), {}, "space = Free.*; valid: a periodic space"),
+        (Free(), {}, "space = Free.*; must be periodic"),
         (Periodic(9.0), {"tolerance": 0.0}, "tolerance = 0.0; must be"),
     ],
 )

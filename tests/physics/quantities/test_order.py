@@ -290,16 +290,19 @@ SPACE, R2, R3 = Periodic(5.0), np.zeros((4, 2)), np.zeros((4, 3))
         ),
         (
             lambda: quantities.bond_order(SPACE, R2, AllPairs(), cutoff=3.0),
-            "cutoff = 3; valid: up to half the box, 2.5",
+            "cutoff = 3; must be at most 2.5 in Periodic space",
         ),
         (
             lambda: quantities.steinhardt(SPACE, R2, AllPairs(), cutoff=1.0, l=6),
             r"positions has shape \(4, 2\); must be",
         ),
         (lambda: quantities.steinhardt(SPACE, R3, AllPairs(), cutoff=1.0, l=-1), "l = -1; must be an integer >= 0"),
-        (lambda: quantities.steinhardt(SPACE, R3, AllPairs(), cutoff=0.0, l=6), "cutoff = 0.0; valid: above 0"),
+        (lambda: quantities.steinhardt(SPACE, R3, AllPairs(), cutoff=0.0, l=6), "cutoff = 0; must be > 0"),
         (lambda: quantities.contact_numbers(SPACE, R3, AllPairs(), diameter=-1.0), "diameter = -1.0; must be"),
-        (lambda: quantities.rattlers(SPACE, R3, AllPairs(), diameter=4.0), "diameter = 4; valid: up to half the box"),
+        (
+            lambda: quantities.rattlers(SPACE, R3, AllPairs(), diameter=4.0),
+            "diameter = 4; must be at most 2.5",
+        ),
     ],
 )
 def test_bad_input_is_named(call, message):

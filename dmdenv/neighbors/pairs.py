@@ -1,0 +1,111 @@
+"""Which pairs of particles are neighbours: what every such relation offers, and the one of all pairs."""
+
+import abc
+from collections.abc import Callable
+from typing import Self, final
+
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+
+from dmdenv._core.pytree import Replaceable, pytree
+from dmdenv.space import Space
+
+_ROUNDING = 1e-6  # relative, of a cutoff that is a product of other numbers
+
+
+class Pairs(Replaceable, abc.ABC):
+    """A symmetric relation between particles: j is a neighbour of i if and only if i is one of j."""
+
+    @property
+    @abc.abstractmethod
+    def arrays(self) -> tuple[jax.Array, ...]:
+        """The indices of neighbours, int32 `[K, n]`, and how many of the K columns are in use; none for all pairs."""
+
+    @property
+    @abc.abstractmethod
+    def count(self) -> int | None:
+        """The number of particles, or None for any."""
+
+    @property
+    @abc.abstractmethod
+    def incomplete(self) -> jax.Array:
+        """bool []: a capacity has been exceeded, so that pairs may be missing."""
+
+    @abc.abstractmethod
+    def update(self, space: Space, positions: jax.Array) -> Self:
+        """The neighbours at new positions `[n, d]`, perhaps in a new box."""
+
+    @abc.abstractmethod
+    def in_space(self, change: Callable[[Space], Space]) -> Self:
+        """The same pairs, with a change made to the space that they remember, if they remember one."""
+
+    @abc.abstractmethod
+    def largest_cutoff(self, space: Space, dimension: int) -> jax.Array:
+        """The distance within which all pairs are there, each once, float [], unit length."""
+
+    @abc.abstractmethod
+    def check_cutoff(
+        self, name: str, cutoff: jax.Array | float, space: Space, dimension: int, *, endless: bool = False
+    ) -> None:
+        """Refuse a cutoff beyond the largest one, where both are concrete.
+
+        Args:
+            name: what the message calls the cutoff.
+            cutoff: unit length.
+            space: where the particles are.
+            dimension: d.
+            endless: whether an infinite cutoff means every pair once, however far apart.
+
+        Raises:
+            ValueError: for a longer cutoff.
+        """
+
+
+@final
+@pytree
+class AllPairs(Pairs):
+    """Every particle is every other one's neighbour: best for small systems."""
+
+    @property
+    def arrays(self) -> tuple[jax.Array, ...]:
+        return ()
+
+    @property
+    def count(self) -> int | None:
+        """None: any number of particles."""
+        return None
+
+    @property
+    def incomplete(self) -> jax.Array:
+        """False."""
+        return jnp.asarray(False)
+
+    def update(self, space: Space, positions: jax.Array) -> Self:
+        return self
+
+    def in_space(self, change: Callable[[Space], Space]) -> Self:
+        return self
+
+    def largest_cutoff(self, space: Space, dimension: int) -> jax.Array:
+        """That of the space."""
+        return space.largest_cutoff(dimension)
+
+    def check_cutoff(
+        self, name: str, cutoff: jax.Array | float, space: Space, dimension: int, *, endless: bool = False
+    ) -> None:
+        beyond = beyond_limit(cutoff, lambda: space.largest_cutoff(dimension))
+        if beyond and not (endless and np.isinf(beyond[0])):
+            kind = f"in {type(space).__name__} space, where a pair is to have one image"
+            raise ValueError(f"{name} = {beyond[0]:g}; must be at most {beyond[1]:g} {kind}")
+
+
+def beyond_limit(cutoff: jax.Array | float, limit: Callable[[], jax.Array]) -> tuple[float, float] | None:
+    """Cutoff and limit, where both are concrete and the first exceeds the second by more than rounding."""
+    with jax.ensure_compile_time_eval():  # what is known outside of jit is known inside
+        known = limit()
+    if isinstance(cutoff, jax.core.Tracer) or isinstance(known, jax.core.Tracer):
+        return None
+    longest, shortest = float(np.max(cutoff)), float(np.min(known))
+    return (longest, shortest) if longest > shortest * (1 + _ROUNDING) else None
