@@ -183,8 +183,7 @@ class Env(Declared, abc.ABC, Generic[S, P]):
             raise CapacityExceeded(f"{type(self).__name__} has no capacity that could grow")
         if not self.neighborhood.can_grow:
             raise CapacityExceeded(f"{self.id}: {self.neighborhood.remedy}")
-        changed: Any = self
-        return dataclasses.replace(changed, slack=2.0 * self.neighborhood.slack)
+        return self.replace(slack=2.0 * self.neighborhood.slack)
 
     def with_capacity(self, state: S) -> S:
         """A state of this environment with other capacities, as one of this one; its overflow flag is cleared."""

@@ -1,4 +1,4 @@
-"""Who may interact with whom in an environment: all pairs, or a neighbour list whose capacity grows on demand.
+"""Which particles of an environment may interact: all pairs, or a neighbour list whose capacity grows on demand.
 
 An environment declares the flat fields `pairs` and `slack`, and derives from them
 
@@ -6,8 +6,8 @@ An environment declares the flat fields `pairs` and `slack`, and derives from th
     def neighborhood(self) -> Neighborhood:
         return Neighborhood(particles=self.boids, pairs=self.pairs, slack=self.slack, ...)
 
-Its `initial_state` calls `find`, its `advance` calls `update` (integrators do that by themselves), and both set the
-state's `overflow` by `incomplete`. `Env.enlarged` and `Env.with_capacity` do the rest.
+Its `initial_state` finds the pairs, its `advance` updates them (integrators do that by themselves), and both set the
+state's `overflow` where they are `incomplete`. `Env.enlarged` and `Env.with_capacity` do the rest.
 """
 
 import dataclasses
@@ -85,10 +85,6 @@ class Neighborhood:
         if not self.listed:
             return AllPairs()
         return build(self.template, space, positions, cutoff=cutoff, skin=jnp.asarray(self._skin(cutoff)))
-
-    def update(self, pairs: Pairs, space: Space, positions: jax.Array) -> Pairs:
-        """The neighbours at new `positions`, `[n, d]`, unit length."""
-        return pairs.update(space, positions)
 
     def incomplete(self, pairs: Pairs, space: Space, cutoff: jax.Array) -> jax.Array:
         """Whether pairs closer than `cutoff`, `[]`, may be missing, bool [].

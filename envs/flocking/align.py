@@ -49,7 +49,7 @@ class Flocking(SteeredFlock[FlockingState, FlockingParams]):
     def initial_state(self, key: jax.Array, params: FlockingParams) -> FlockingState:
         """Boids, obstacles and predators at uniformly random positions, with uniformly random headings."""
         start = scattered_boids(key, self.boids, self.obstacles, self.predators, params)
-        return FlockingState(**self.flock(start, params), polar_order=polar_order(start.headings))
+        return FlockingState(**self.initial_fields(start, params), polar_order=polar_order(start.headings))
 
     def advance(
         self, key: jax.Array, state: FlockingState, action: jax.Array, params: FlockingParams

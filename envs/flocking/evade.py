@@ -72,7 +72,7 @@ class Evade(SteeredFlock[EvadeState, EvadeParams]):
     def initial_state(self, key: jax.Array, params: EvadeParams) -> EvadeState:
         """A flock on its way, with obstacles and predators around it."""
         start = hunted_flock(key, self.boids, self.obstacles, self.predators, self.space_of(params), params)
-        return EvadeState(**self.flock(start, params), alive=jnp.full(self.boids, True))
+        return EvadeState(**self.initial_fields(start, params), alive=jnp.full(self.boids, True))
 
     def advance(
         self, key: jax.Array, state: EvadeState, action: jax.Array, params: EvadeParams

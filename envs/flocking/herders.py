@@ -60,7 +60,7 @@ class HerderView:
     nearest: int
 
     @property
-    def space(self) -> gymnasium.spaces.Box:
+    def observation_space(self) -> gymnasium.spaces.Box:
         """The space of observations."""
         width = _SUMMARY + 2 * self.nearest + 2 * (self.herders - 1)
         return gymnasium.spaces.Box(-1.0, 1.0, (self.herders, width), np.float32)

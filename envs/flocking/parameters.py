@@ -59,17 +59,17 @@ class SteeredParams(BoidParams):
     )
     sprint_rest: jax.Array = parameter(default=20.0, unit="time", low=0, doc="least time between sprints")
     collision_weight: jax.Array = parameter(
-        default=1.0, unit="reward", low=0, doc="cost of one full overlap per boid in a step"
+        default=1.0, unit="reward", low=0, doc="cost per step of one full overlap per boid"
     )
     effort_weight: jax.Array = parameter(
-        default=0.02, unit="reward", low=0, doc="cost of turning at full rate in a step"
+        default=0.02, unit="reward", low=0, doc="cost per step of turning at full rate"
     )
 
 
 class FlockingParams(SteeredParams):
     """Dynamic parameters of the task `align`."""
 
-    order_weight: jax.Array = parameter(default=1.0, unit="reward", doc="reward of polar order 1 in a step")
+    order_weight: jax.Array = parameter(default=1.0, unit="reward", doc="reward per step at polar order 1")
     gain_weight: jax.Array = parameter(default=10.0, unit="reward", doc="reward of raising polar order by 1")
 
     @classmethod
@@ -107,9 +107,9 @@ class EvadeParams(SteeredParams):
     together_range: jax.Array = parameter(
         default=5.0, unit="length", low=1e-6, doc="R, distance from the flock's centre that counts half"
     )
-    survival_weight: jax.Array = parameter(default=1.0, unit="reward", doc="reward of no boid lost, in a step")
-    together_weight: jax.Array = parameter(default=1.0, unit="reward", doc="reward of K = 1 in a step")
-    danger_weight: jax.Array = parameter(default=1.0, unit="reward", low=0, doc="cost of all in full danger in a step")
+    survival_weight: jax.Array = parameter(default=1.0, unit="reward", doc="reward per step with no boid lost")
+    together_weight: jax.Array = parameter(default=1.0, unit="reward", doc="reward per step at K = 1")
+    danger_weight: jax.Array = parameter(default=1.0, unit="reward", low=0, doc="cost per step of all in full danger")
 
 
 class ShepherdParams(BoidParams):
@@ -135,12 +135,12 @@ class ShepherdParams(BoidParams):
     sight: jax.Array = parameter(
         default=10.0, unit="length", low=1e-6, doc="distance that an observation shows as 0.71"
     )
-    goal_weight: jax.Array = parameter(default=1.0, unit="reward", doc="reward of all boids in the goal in a step")
+    goal_weight: jax.Array = parameter(default=1.0, unit="reward", doc="reward per step with all boids in the goal")
     gain_weight: jax.Array = parameter(
         default=2.0, unit="reward/length", doc="reward of lowering the mean distance to the goal by 1"
     )
     effort_weight: jax.Array = parameter(
-        default=0.02, unit="reward", low=0, doc="cost of all herders at full speed in a step"
+        default=0.02, unit="reward", low=0, doc="cost per step of all herders at full speed"
     )
 
 

@@ -48,7 +48,7 @@ class Perception:
     predator: bool
 
     @property
-    def space(self) -> gymnasium.spaces.Box:
+    def observation_space(self) -> gymnasium.spaces.Box:
         """The space of observations."""
         width = self.nearest * _POSE_FEATURES + self.obstacles * _OBSTACLE_FEATURES + self.predator * _POSE_FEATURES
         return gymnasium.spaces.Box(-1.0, 1.0, (self.boids, width), np.float32)

@@ -137,9 +137,9 @@ def sum_boid_rules(
     Args:
         space: where the boids are.
         boids: n boids.
-        pairs: who may interact with whom.
+        pairs: which boids may interact.
         params: strengths and ranges of the rules.
-        present: bool `[n]`, who takes part; None: all.
+        present: bool `[n]`, which boids take part; None: all.
     """
     view = field_of_view(params)
     features = boids, None if present is None else jnp.where(present, 1.0, 0.0)

@@ -92,7 +92,7 @@ class Shepherd(Env[ShepherdState, ShepherdParams]):
         check_order(params, "view_min", "view_max")
 
     def observation_space(self, params: ShepherdParams | None = None) -> gymnasium.spaces.Box:
-        return self.view.space
+        return self.view.observation_space
 
     def action_space(self, params: ShepherdParams | None = None) -> gymnasium.spaces.Box:
         return gymnasium.spaces.Box(-1.0, 1.0, (self.herders, 2), np.float32)
@@ -160,7 +160,7 @@ class Shepherd(Env[ShepherdState, ShepherdParams]):
             "collisions": jnp.mean(among_boids.collisions),
             "effort": effort,
         }
-        pairs = self.neighborhood.update(state.pairs, Free(), positions)
+        pairs = state.pairs.update(Free(), positions)
         moved = dataclasses.replace(
             state,
             positions=positions,

@@ -81,7 +81,7 @@ class SteeredFlock(Env[S, P], Generic[S, P]):
         check_order(params, "obstacle_min", "obstacle_max")
 
     def observation_space(self, params: P | None = None) -> gymnasium.spaces.Box:
-        return self.perception.space
+        return self.perception.observation_space
 
     def action_space(self, params: P | None = None) -> gymnasium.spaces.Box:
         return gymnasium.spaces.Box(-1.0, 1.0, (self.boids,), np.float32)
@@ -112,7 +112,7 @@ class SteeredFlock(Env[S, P], Generic[S, P]):
 
     # --- an episode -----------------------------------------------------------------------------------------------
 
-    def flock(self, start: Start, params: P) -> dict[str, Any]:
+    def initial_fields(self, start: Start, params: P) -> dict[str, Any]:
         """The fields of a state at the start of an episode, to be splatted into it."""
         space, cutoff = self.space_of(params), longest_range(params, _RANGES)
         pairs = self.neighborhood.find(space, start.positions, cutoff)
@@ -140,7 +140,7 @@ class SteeredFlock(Env[S, P], Generic[S, P]):
         positions, predators = space.shift(state.positions, shift), state.predators
         if self.predators:
             predators = move_predators(space, predators, state.positions, positions, state.obstacles, params, present)
-        pairs = self.neighborhood.update(state.pairs, space, positions)
+        pairs = state.pairs.update(space, positions)
         moved = dataclasses.replace(
             state,
             positions=positions,

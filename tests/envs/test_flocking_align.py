@@ -21,11 +21,6 @@ pytestmark = pytest.mark.usefixtures("x64")
 OFF = dict.fromkeys(("avoidance", "cohesion", "alignment", "flight", "obstacle"), 0.0)
 
 
-def posed(state, **changes):
-    """The state with other positions or headings, and what is measured of them."""
-    return measured(state.replace(**changes), None)
-
-
 # --- the rules as energies --------------------------------------------------------------------------------------------
 
 
@@ -140,7 +135,7 @@ def test_an_aligned_flock_without_noise_stays_aligned():
     env, params = notebook_flock()
     params = params.replace(**{**OFF, "alignment": 1.0, "avoidance": 1.0})
     _, state = env.reset(KEY, params)
-    state = posed(state, headings=jnp.full_like(state.headings, 1.0))
+    state = measured(state.replace(headings=jnp.full_like(state.headings, 1.0)), params)
     for _ in range(10):
         _, state, *_, info = env.step_env(KEY, state, jnp.zeros(20), params)
     assert float(info["polar_order"]) == pytest.approx(1.0, abs=1e-12)

@@ -55,10 +55,10 @@ def test_auto_chooses_by_the_number_of_particles(pairs, particles, listed):
 
 
 def test_all_pairs_are_incomplete_where_the_cutoff_exceeds_half_the_box():
-    everybody, pairs = neighborhood("all"), AllPairs()
-    assert not everybody.incomplete(pairs, Periodic(BOX), jnp.array(5.0))
-    assert everybody.incomplete(pairs, Periodic(BOX), jnp.array(5.1))
-    assert not everybody.incomplete(pairs, Free(), jnp.array(1e9))
+    complete, pairs = neighborhood("all"), AllPairs()
+    assert not complete.incomplete(pairs, Periodic(BOX), jnp.array(5.0))
+    assert complete.incomplete(pairs, Periodic(BOX), jnp.array(5.1))
+    assert not complete.incomplete(pairs, Free(), jnp.array(1e9))
 
 
 @pytest.mark.parametrize(("unit", "skin"), by_default([("cutoff", 0.3), ("length", 0.2)], ("cutoff", 0.3)))
@@ -69,7 +69,7 @@ def test_a_list_is_incomplete_beyond_its_cutoff_and_its_capacity_until_it_has_gr
     @jax.jit
     def find_and_move(positions, crowd):
         pairs = small.find(space, positions, jnp.array(1.5))
-        return pairs, small.update(pairs, space, crowd)
+        return pairs, pairs.update(space, crowd)
 
     pairs, full = find_and_move(uniform(0), crowd)
     assert isinstance(pairs, NeighborList) and float(pairs.skin) == pytest.approx(skin)
