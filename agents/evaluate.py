@@ -58,7 +58,7 @@ def evaluate(
     Raises:
         ValueError: for `episodes` or `steps` below 1, or when `steps` is None and `params.max_steps` is traced.
     """
-    episodes = Whole(at_least=1).converted("episodes", episodes)
+    episodes = Whole(at_least=1).convert("episodes", episodes)
 
     def run_one(key):
         return run_episode(env, policy, key, steps=steps, params=params, record=lambda state: None)[0]
@@ -97,7 +97,7 @@ def run_episode(
         if isinstance(params.max_steps, Tracer):
             raise ValueError("steps = None with a traced params.max_steps; must be an integer >= 1 there")
         steps = int(params.max_steps)
-    steps = Whole(at_least=1).converted("steps", steps)
+    steps = Whole(at_least=1).convert("steps", steps)
 
     def step(carry, key):
         state, observation, running = carry

@@ -109,9 +109,9 @@ def random(
         ValueError: for a count, density, dimension or distance out of range; where no arrangement of this density has
             this distance; where none was found.
     """
-    count = Whole(at_least=1).converted("count", count)
-    dimension = Choice(tuple(_DENSEST)).converted("dimension", dimension)
-    density = Real(above=0).converted("density", density)
+    count = Whole(at_least=1).convert("count", count)
+    dimension = Choice(tuple(_DENSEST)).convert("dimension", dimension)
+    density = Real(above=0).convert("density", density)
     side = (count / density) ** (1 / dimension)
     if not 0 <= min_distance < side / 2:
         raise ValueError(f"min_distance = {min_distance!r}; must be >= 0 and below half the box, {side / 2:g}")
@@ -128,7 +128,7 @@ def random(
     for _ in range(sweeps):
         if not len(close):
             break
-        positions = _pushed_apart(positions, side, min_distance, close, generator)
+        positions = _push_apart(positions, side, min_distance, close, generator)
         close = _close_pairs(positions, side, min_distance)
     if len(close):
         raise ValueError(
@@ -181,10 +181,10 @@ def chain_melt(
     Reference: Kremer and Grest, J. Chem. Phys. 92, 5057 (1990), section II; pushing off: Auhl et al., J. Chem. Phys.
     119, 12718 (2003).
     """
-    chains = Whole(at_least=1).converted("chains", chains)
-    beads = Whole(at_least=2).converted("beads", beads)
-    density = Real(above=0).converted("density", density)
-    bond_length = Real(above=0).converted("bond_length", bond_length)
+    chains = Whole(at_least=1).convert("chains", chains)
+    beads = Whole(at_least=2).convert("beads", beads)
+    density = Real(above=0).convert("density", density)
+    bond_length = Real(above=0).convert("bond_length", bond_length)
     if not 0 <= next_nearest < 2 * bond_length:
         raise ValueError(f"next_nearest = {next_nearest!r}; must be >= 0 and below two bonds, {2 * bond_length:g}")
     generator = _generator(key)
@@ -216,9 +216,9 @@ def _crystal(cells, density, lattice_constant, *, sides, basis) -> tuple[Periodi
     if (density is None) == (lattice_constant is None):
         raise ValueError(f"density = {density!r}, lattice_constant = {lattice_constant!r}; must be exactly one of them")
     if density is None:
-        a = Number(above=0).converted("lattice_constant", lattice_constant)
+        a = Number(above=0).convert("lattice_constant", lattice_constant)
     else:
-        a = (per_cell / (math.prod(sides) * Number(above=0).converted("density", density))) ** (1 / dimension)
+        a = (per_cell / (math.prod(sides) * Number(above=0).convert("density", density))) ** (1 / dimension)
     corners = np.stack(np.meshgrid(*map(np.arange, cells), indexing="ij"), axis=-1).reshape(-1, 1, dimension)
     in_units_of_a = ((corners + np.asarray(basis)) * np.asarray(sides)).reshape(-1, dimension)
     box = a * jnp.asarray(np.asarray(cells) * np.asarray(sides), a.dtype)
@@ -230,7 +230,7 @@ def _close_pairs(positions: np.ndarray, side: float, distance: float) -> np.ndar
     return KDTree(positions, boxsize=side).query_pairs(distance * (1 + 1e-5), output_type="ndarray")
 
 
-def _pushed_apart(
+def _push_apart(
     positions: np.ndarray, side: float, distance: float, close: np.ndarray, generator: np.random.Generator
 ) -> np.ndarray:
     """Each of these pairs moved to slightly more than the distance, in the box, `[n, d]`."""

@@ -64,7 +64,7 @@ class UnitSystem:
         Raises:
             ValueError: for a dimension that is not in `DIMENSIONS`.
         """
-        dimension = Choice(tuple(DIMENSIONS)).converted("dimension", dimension)
+        dimension = Choice(tuple(DIMENSIONS)).convert("dimension", dimension)
         return math.prod(getattr(self, base) ** power for base, power in DIMENSIONS[dimension].items())
 
 
@@ -133,8 +133,8 @@ def lennard_jones(*, sigma: float, epsilon: float, mass: float, units: UnitSyste
         ValueError: for a number that is not positive and finite.
     """
     positive = Real(above=0)
-    sigma, epsilon = positive.converted("sigma", sigma), positive.converted("epsilon", epsilon)
-    mass = positive.converted("mass", mass)
+    sigma, epsilon = positive.convert("sigma", sigma), positive.convert("epsilon", epsilon)
+    mass = positive.convert("mass", mass)
     return coherent(length=sigma * units.length, energy=epsilon * units.energy, mass=mass * units.mass)
 
 

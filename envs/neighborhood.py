@@ -66,7 +66,7 @@ class Neighborhood:
     @property
     def can_grow(self) -> bool:
         """Whether a larger `slack` would give larger capacities."""
-        return self.listed and not self.template.is_complete
+        return self.listed and not self.template.cannot_overflow
 
     @functools.cached_property
     def template(self) -> NeighborList:

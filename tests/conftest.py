@@ -81,7 +81,7 @@ def few_programs():
 @pytest.fixture
 def through_cells(monkeypatch):
     """Neighbours are searched for through cells, however few the particles are."""
-    monkeypatch.setattr("dmdenv.neighbors.cells._FEW", {2: 0, 3: 0})
+    monkeypatch.setattr("dmdenv.neighbors.cells._BRUTE_FORCE_UP_TO", {2: 0, 3: 0})
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def graph_list(adjacent) -> NeighborList:
         skin=zero,
         overflow=jnp.asarray(False),
         cells=(1, 1, 1),
-        run_capacity=1,
+        row_capacity=1,
     )
 
 

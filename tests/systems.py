@@ -23,7 +23,7 @@ class Well(Potential):
     stiffness: jax.Array  # k, [] or [n, d]
 
     @property
-    def reach(self) -> jax.Array:
+    def cutoff(self) -> jax.Array:
         return jnp.zeros(())
 
     def energies(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:

@@ -88,7 +88,7 @@ def _agent_config(agent_name: str, settings: dict[str, Any]) -> Any:
         if rule := field.metadata.get("rule"):
             value = settings[field.name]
             with as_usage_error(f"{_flag(field.name)} {_as_typed(value)}"):
-                rule.converted(field.name, value)
+                rule.convert(field.name, value)
     with as_usage_error(f"--agent {agent_name}"):
         return agent_config(**settings)
 

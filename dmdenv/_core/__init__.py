@@ -1,1 +1,1 @@
-"""What the package is built with and users need not know: pytrees, values reduced over a batch, stored values."""
+"""Private building blocks: pytrees, declared fields, values reduced over a batch, materialised values."""

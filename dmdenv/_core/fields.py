@@ -34,7 +34,7 @@ class Declared(Replaceable):
     def __post_init__(self):
         for field in dataclasses.fields(self):  # pyright: ignore[reportArgumentType]
             if rule := field.metadata.get("rule"):
-                value = rule.converted(f"{type(self).__name__}.{field.name}", getattr(self, field.name))
+                value = rule.convert(f"{type(self).__name__}.{field.name}", getattr(self, field.name))
                 object.__setattr__(self, field.name, value)
 
 
@@ -133,7 +133,7 @@ def _static(default: Any, rule: Any) -> Any:
 class Number:
     """What a dynamic number has to be; see `number`. `axes` is the largest number of axes, None for any.
 
-    Also for an argument of a function: `dt = Number(above=0).converted("dt", dt)`.
+    Also for an argument of a function: `dt = Number(above=0).convert("dt", dt)`.
     """
 
     above: float = -math.inf
@@ -146,7 +146,7 @@ class Number:
     keep_precision: bool = False
     optional: bool = False
 
-    def converted(self, name: str, value: Any) -> Any:
+    def convert(self, name: str, value: Any) -> Any:
         """The number as an array of the default precision, checked where it is concrete; None where that is allowed.
 
         Raises:
@@ -187,7 +187,7 @@ class Whole:
     at_least: int
     at_most: float = math.inf
 
-    def converted(self, name: str, value: Any) -> int:
+    def convert(self, name: str, value: Any) -> int:
         """The value as Python's int, or ValueError."""
         value = _scalar(value)
         if not is_integer(value) or not self.at_least <= value <= self.at_most:
@@ -207,7 +207,7 @@ class Real:
     at_most: float = math.inf
     optional: bool = False
 
-    def converted(self, name: str, value: Any) -> Any:
+    def convert(self, name: str, value: Any) -> Any:
         """The value as Python's float, or ValueError; None where that is allowed."""
         if self.optional and value is None:
             return None
@@ -228,7 +228,7 @@ class Choice:
 
     of: tuple
 
-    def converted(self, name: str, value: Any) -> Any:
+    def convert(self, name: str, value: Any) -> Any:
         """The value, or ValueError."""
         known = [valid for valid in self.of if isinstance(value, type(valid) | np.integer) and value == valid]
         if not known or isinstance(value, bool):
@@ -243,7 +243,7 @@ class Choice:
 class Sizes:
     """A tuple of integers from 1."""
 
-    def converted(self, name: str, value: Any) -> tuple[int, ...]:
+    def convert(self, name: str, value: Any) -> tuple[int, ...]:
         """The value, or ValueError."""
         if not isinstance(value, tuple) or not all(is_integer(size) and size >= 1 for size in value):
             raise ValueError(f"{name} = {shown(value)}; must be a tuple of integers >= 1")

@@ -1,4 +1,4 @@
-"""Derivatives through time (`rollout`) and through minima and fixed points (`implicit`)."""
+"""Derivatives through time (`rollout`) and through minima (`implicit`)."""
 
 from dmdenv.differentiation import implicit
 from dmdenv.differentiation.rollout import bytes_of, rollout, segments

@@ -1,11 +1,11 @@
-"""Through minima: how a minimum moves when the energy changes.
+"""Derivatives through minima: how a minimum moves when the energy changes.
 
 At a minimum x* of U(x; theta) the gradient vanishes for every theta, so
 
     H dx* = -d(grad U)/d(theta) d(theta),    H = d^2 U / dx^2  at x*,
 
-however the minimum was found: no step of the minimisation is differentiated or remembered. H is used by its products
-with vectors only, and the system is solved by conjugate gradients.
+however the minimum was found: no step of the minimisation is differentiated or stored. Only products of H with vectors
+are computed, and the system is solved by conjugate gradients.
 
 H is singular: a periodic system may be translated, a free one rotated too, a rattler moves freely in its cage. Along
 such directions the minimum is not defined, and it is left where it is: dx* is the solution without a component in the
@@ -28,7 +28,7 @@ from jax.scipy.sparse.linalg import cg
 
 from dmdenv._core.fields import Choice
 from dmdenv.minimizers import box as boxes
-from dmdenv.minimizers.box import Box
+from dmdenv.minimizers.box import BoxMode
 from dmdenv.neighbors import AllPairs, Pairs
 from dmdenv.potentials import Potential
 from dmdenv.space import Space
@@ -37,7 +37,7 @@ X = TypeVar("X")
 
 
 class Response(NamedTuple):
-    """How a minimum answers to a small force."""
+    """The response of a minimum to a small force."""
 
     displacement: Any  # the tree of the force; without a component along which the energy is flat
     residual: jax.Array  # float [], |H u - f| / |f| in the range of H
@@ -64,14 +64,14 @@ def minimum(
     with respect to every value that `energy` closes over, so far as `x` is one: a gradient of norm g left in `x` leaves
     an error of order g. Directions in which the energy is flat (translations, rattlers) are left where they are.
 
-    A derivative whose linear system has not been solved to the tolerance is NaN, or, if you so choose, that of x held
-    in place: finite, without the response. That happens in single precision where modes are very soft, and where x is
-    no minimum. `response` tells more.
+    A derivative whose linear system has not been solved to the tolerance is NaN or, with `unsolved="frozen"`, that of x
+    held in place: finite, without the response. This happens in single precision where modes are very soft, and where x
+    is no minimum. `response` returns the residual.
 
     Args:
         energy: `energy(x) -> []`, twice differentiable in a neighbourhood of x.
         x: where its gradient vanishes; any pytree of floating-point arrays: positions, or positions and box.
-        damping: added to the eigenvalues of H, unit energy / length^2: limits the answer of soft modes, whose
+        damping: added to the eigenvalues of H, unit energy / length^2: limits the response of soft modes, whose
             derivatives it makes too small.
         tolerance: of the linear solve, relative; by default `eps^(2/3)`, 4e-11 in double precision.
         iterations: of conjugate gradients, at most; by default 10 times the number of coordinates.
@@ -81,9 +81,9 @@ def minimum(
         x, with derivatives.
 
     Raises:
-        ValueError: for another word.
+        ValueError: for another `unsolved`.
     """
-    unsolved = Choice(("nan", "frozen")).converted("unsolved", unsolved)
+    unsolved = Choice(("nan", "frozen")).convert("unsolved", unsolved)
     missing = jnp.nan if unsolved == "nan" else 0.0
 
     def solve(hessian: Callable[[X], X], b: X) -> X:
@@ -128,7 +128,7 @@ def minimum_at_pressure(
     positions: jax.Array,
     *,
     pressure: jax.Array | float,
-    box: Box,
+    box_mode: BoxMode,
     pairs: Pairs = AllPairs(),
     damping: float = 0.0,
     tolerance: float | None = None,
@@ -136,9 +136,9 @@ def minimum_at_pressure(
 ) -> tuple[Space, jax.Array]:
     """A minimum of the enthalpy `U + p V` in positions and box, as a differentiable function of what it depends on.
 
-        state = minimize(FIRE(dt=0.1, box="isotropic", pressure=p), potential, start, ...).state
+        state = minimize(FIRE(dt=0.1, box_mode="isotropic", pressure=p), potential, start, ...).state
         space, positions = implicit.minimum_at_pressure(
-            potential, state.space, state.positions, pressure=p, box="isotropic", pairs=state.pairs
+            potential, state.space, state.positions, pressure=p, box_mode="isotropic", pairs=state.pairs
         )
 
     Args:
@@ -146,7 +146,7 @@ def minimum_at_pressure(
         space: the box at the minimum.
         positions: `[n, d]`, unit length, at the minimum.
         pressure: p, unit energy / length^d.
-        box: what the box may do, as in the minimisation: "isotropic", "axes" or "cell".
+        box_mode: what the box may do, as in the minimisation: "isotropic", "axes" or "cell".
         pairs: the neighbours at the minimum.
         damping: see `minimum`, as are the other options.
         tolerance: see `minimum`.
@@ -158,21 +158,21 @@ def minimum_at_pressure(
     Raises:
         ValueError: for a box that is fixed or unknown, or a space without these degrees of freedom.
     """
-    box = Choice(("isotropic", "axes", "cell")).converted("box", box)
+    box_mode = Choice(("isotropic", "axes", "cell")).convert("box_mode", box_mode)
     positions, d = lax.stop_gradient(positions), positions.shape[1]
-    undeformed = boxes.prepared(box, lax.stop_gradient(space), d)
+    undeformed = boxes.prepare_space(box_mode, lax.stop_gradient(space), d)
     length = boxes.length(undeformed, positions)
 
-    def deformed(x: tuple[jax.Array, jax.Array]) -> tuple[Space, jax.Array]:
+    def deform(x: tuple[jax.Array, jax.Array]) -> tuple[Space, jax.Array]:
         positions, stretch = x  # unit length both, so that the solve is well conditioned
-        return boxes.deformed(undeformed, positions, boxes.projected(box, stretch) / length)
+        return boxes.deform(undeformed, positions, boxes.project(box_mode, stretch) / length)
 
     def enthalpy(x: tuple[jax.Array, jax.Array]) -> jax.Array:
-        space, positions = deformed(x)
+        space, positions = deform(x)
         return potential.energy(space, positions, pairs) + pressure * space.volume(d)
 
     start = positions, jnp.zeros((d, d), positions.dtype)
-    return deformed(minimum(enthalpy, start, damping=damping, tolerance=tolerance, iterations=iterations))
+    return deform(minimum(enthalpy, start, damping=damping, tolerance=tolerance, iterations=iterations))
 
 
 def _of_vectors(linear: Callable[[X], X], unravel: Callable[[jax.Array], X]) -> Callable[[jax.Array], jax.Array]:

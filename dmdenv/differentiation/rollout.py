@@ -1,14 +1,14 @@
-"""Through time: a trajectory as one differentiable function, in a memory of choice.
+"""Derivatives through time: a trajectory as one differentiable function, within a memory budget.
 
-The reverse derivative of a trajectory looks at every step again, the last one first. To keep what it needs of all T
-steps takes memory in proportion to T, of which a neighbour list is by far the largest part: `[K, n]` integers a step.
-Checkpointing cuts the trajectory into segments of s_1 steps, keeps the states between them, and computes a segment
-again when its derivative is due. Segments may be cut again, into s_2 steps, and so on. With k such levels,
+The reverse derivative of a trajectory visits every step again, last to first. Storing what it needs of all T steps
+takes memory in proportion to T, of which a neighbour list is by far the largest part: `[K, n]` integers per step.
+Checkpointing cuts the trajectory into segments of s_1 steps, stores the states between them, and recomputes a segment
+when its derivative is due. Segments may be cut again, into s_2 steps, and so on. With k such levels,
 
     memory = S (T / s_1 + s_1 / s_2 + ... + s_{k-1} / s_k) + R s_k
 
 for a state of S bytes and a step whose derivative needs R bytes, while every step is computed k + 1 times, and once
-backwards. The best lengths make all terms equal, so that each level takes one root more: `(k + 1) (T S^k R)^{1/(k+1)}`.
+backwards. The best lengths make all terms equal, so that each level takes one more root: `(k + 1) (T S^k R)^{1/(k+1)}`.
 
 Reference: Griewank, Optim. Methods Softw. 1, 35 (1992), on multilevel checkpointing.
 """
@@ -36,23 +36,23 @@ def rollout(
     every: int = 1,
     memory: float | None = None,
 ) -> tuple[State, Any]:
-    """The state after some steps and what was observed on the way, pure and differentiable.
+    """The state after some steps and the observations on the way, pure and differentiable.
 
         state, energies = rollout(functools.partial(nve.step, potential), state, 1000, observe=energy, every=10)
 
     Derivatives, forward and reverse, reach the state and all that `step` and `observe` close over. Call it under
-    `jax.jit`. The overflow of a neighbour list in the state is the caller's to look at: see `dmdenv.neighbors.grow`.
+    `jax.jit`. Check the overflow of neighbour lists in the state: see `dmdenv.neighbors.grow`.
 
     Args:
         step: one time step, from state to state.
         state: any pytree of arrays.
         steps: how many, 0 or more.
-        observe: what to note of a state, a pytree of arrays; None for nothing.
+        observe: what to record of a state, a pytree of arrays; None for nothing.
         every: steps from one observation to the next. The first one is made after `every` steps; steps after the last
             one, where `every` does not divide `steps`, go unobserved.
         memory: bytes that the reverse derivative may keep of the trajectory (observations not counted; for one
-            instance, under `vmap`). The less, the more often steps are computed again: see `segments`. None keeps
-            everything and repeats nothing. Nothing changes where no reverse derivative is taken.
+            instance, under `vmap`). The less, the more often steps are recomputed: see `segments`. None keeps
+            everything and recomputes nothing. Without a reverse derivative it has no effect.
 
     Returns:
         `(state, observations)`: the last state; and the observations, leaves `[steps // every, ...]`, or None.
@@ -60,7 +60,7 @@ def rollout(
     Raises:
         ValueError: for `steps` below 0, `every` below 1, or a `memory` in which no trajectory of this length fits.
     """
-    steps, every = Whole(at_least=0).converted("steps", steps), Whole(at_least=1).converted("every", every)
+    steps, every = Whole(at_least=0).convert("steps", steps), Whole(at_least=1).convert("every", every)
     if observe is None:
         every = max(1, steps)
     cuts = () if memory is None or steps == 0 else segments(steps, *bytes_of(step, state), memory, every=every)
@@ -103,7 +103,7 @@ def _loop(body: Body, state: Any, count: int, cuts: tuple[int, ...]) -> tuple[An
 
 
 def segments(steps: int, state: int, residuals: int, memory: float, *, every: int = 1) -> tuple[int, ...]:
-    """Where to cut a trajectory, so that its reverse derivative fits into a memory with the least repetition.
+    """Where to cut a trajectory, so that its reverse derivative fits into a memory with the least recomputation.
 
     Args:
         steps: of the trajectory, 1 or more.
@@ -113,7 +113,7 @@ def segments(steps: int, state: int, residuals: int, memory: float, *, every: in
         every: steps from one observation to the next: cuts lie between two of these blocks, or within one.
 
     Returns:
-        The lengths of the segments of each level in steps, longest first; empty where nothing is repeated.
+        The lengths of the segments of each level in steps, longest first; empty where nothing is recomputed.
 
     Raises:
         ValueError: when the memory is too small for any number of levels.
@@ -129,7 +129,7 @@ def segments(steps: int, state: int, residuals: int, memory: float, *, every: in
 
 
 def bytes_of(step: Callable[[State], State], state: State) -> tuple[int, int]:
-    """Bytes of a state, and of what the reverse derivative of a step keeps: counted in traced code, nothing runs."""
+    """Bytes of a state, and of what the reverse derivative of a step keeps; computed by tracing, nothing is run."""
     pure, closed_over = jax.closure_convert(step, state)
 
     def residuals(steps: int) -> Any:

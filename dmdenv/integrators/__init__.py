@@ -1,4 +1,4 @@
-"""Integrators: equations of motion, stepped through time. One method a file, each with `init` and `step`."""
+"""Integrators: equations of motion, stepped through time. One method per file, each with `init` and `step`."""
 
 from dmdenv.integrators.base import Integrator
 from dmdenv.integrators.brownian import Brownian, BrownianState
@@ -7,7 +7,7 @@ from dmdenv.integrators.filament import Filament
 from dmdenv.integrators.langevin import Langevin
 from dmdenv.integrators.nose_hoover import NoseHoover, NoseHooverState
 from dmdenv.integrators.nve import NVE
-from dmdenv.integrators.state import State, StochasticState
+from dmdenv.integrators.state import IntegratorState, StochasticState
 from dmdenv.integrators.velocities import maxwell_boltzmann
 
 __all__ = [
@@ -17,10 +17,10 @@ __all__ = [
     "Bussi",
     "Filament",
     "Integrator",
+    "IntegratorState",
     "Langevin",
     "NoseHoover",
     "NoseHooverState",
-    "State",
     "StochasticState",
     "maxwell_boltzmann",
 ]

@@ -4,10 +4,10 @@
 
     r_(k+1) = r_k + dt F(r_k) / (m gamma) + sqrt(2 T dt / (m gamma)) (R_k + R_(k+1)) / 2
 
-This is the limit of BAOAB at high friction. It costs what the Euler-Maruyama method costs, plus the memory of one noise
-R_k. Averages over the equilibrium err by dt^2 where those of Euler-Maruyama err by dt, and not at all in a harmonic
-well; on the way to equilibrium both are of weak order 1. Since consecutive steps share a noise, the first step
-of a free particle is shorter: after k steps `<|r|^2> = 2 d D dt (k - 1/2)`.
+This is the limit of BAOAB at high friction. It costs as much as the Euler-Maruyama method, and memory for one noise
+R_k. The error of equilibrium averages is of order dt^2 (Euler-Maruyama: dt) and vanishes in a harmonic well; on the way
+to equilibrium both methods are of weak order 1. Since consecutive steps share a noise, the first step of a free
+particle is shorter: after k steps `<|r|^2> = 2 d D dt (k - 1/2)`.
 
 Reference: Leimkuhler and Matthews, Appl. Math. Res. Express 2013, 34; its order: Leimkuhler, Matthews and Tretyakov,
 Proc. R. Soc. A 470, 20140120 (2014).
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from dmdenv._core.fields import Scalar, number
 from dmdenv._core.pytree import pytree
-from dmdenv.integrators.base import Integrator, for_particles, noisy
+from dmdenv.integrators.base import Integrator, begin_noise, per_particle
 from dmdenv.integrators.state import StochasticState
 from dmdenv.potentials import Potential
 from dmdenv.space import Space
@@ -36,7 +36,7 @@ class BrownianState(StochasticState):
 
 @pytree
 class Brownian(Integrator[BrownianState]):
-    """Brownian dynamics. Conserves `U - heat` but for the error of the time step.
+    """Brownian dynamics. Conserves `U - bath_energy` up to the error of the time step.
 
     Args:
         dt: time step, unit time.
@@ -61,23 +61,23 @@ class Brownian(Integrator[BrownianState]):
         return super().init(potential, space, positions, **options)
 
     def _begin(self, positions: jax.Array, key: jax.Array | None) -> tuple[dict[str, Any], jax.Array | None]:
-        own, draw = noisy(positions, key)
+        own, draw = begin_noise(positions, key)
         return {**own, "noise": jax.random.normal(draw, positions.shape, positions.dtype)}, None
 
     def step(self, potential: Potential, state: BrownianState) -> BrownianState:
-        mobility = 1.0 / (state.masses[:, None] * for_particles(self.friction))
+        mobility = 1.0 / (state.masses[:, None] * per_particle(self.friction))
         key, draw = jax.random.split(state.key)
         noise = jax.random.normal(draw, state.positions.shape, state.positions.dtype)
         drift = self.dt * mobility * state.forces
         spread = jnp.sqrt(self.temperature) * jnp.sqrt(0.5 * self.dt * mobility) * (state.noise + noise)
         displacement, forces = drift + spread, state.forces
-        state = state.moved_to(potential, state.positions + displacement)
+        state = state.move_to(potential, state.positions + displacement)
         heat = -0.5 * jnp.sum((forces + state.forces) * displacement)
-        return state.replace(time=state.time + self.dt, key=key, noise=noise, heat=state.heat + heat)
+        return state.replace(time=state.time + self.dt, key=key, noise=noise, bath_energy=state.bath_energy + heat)
 
     def conserved(self, potential: Potential, state: BrownianState) -> jax.Array:
-        """`U - heat`, `[]`: the heat is the work against the forces, by the midpoint (Stratonovich) rule.
+        """`U - bath_energy`, `[]`: heat is the work against the forces, by the midpoint (Stratonovich) rule.
 
         Reference: Sekimoto, Prog. Theor. Phys. Suppl. 130, 17 (1998), section 2.
         """
-        return potential.energy(state.space, state.positions, state.pairs) - state.heat
+        return potential.energy(state.space, state.positions, state.pairs) - state.bath_energy

@@ -9,10 +9,10 @@ Its exact solution over a step is, with c = exp(-dt / tau) and N independent sta
     K' = c K + (Kt / N) (1 - c) sum_i R_i^2 + 2 R_1 sqrt(c (1 - c) Kt K / N)
 
 and the velocities are scaled by sqrt(K' / K), with the sign of `R_1 + sqrt(c N K / ((1 - c) Kt))`. A step is one of
-velocity Verlet, then this. Directions are untouched, so dynamics are disturbed little.
+velocity Verlet followed by this. Directions of motion do not change, so dynamics are little disturbed.
 
-Of the sum of squares, N - 1 are drawn at once as twice a gamma variate of shape (N - 1) / 2. Given N it is a number
-that does not depend on a parameter, so gradients flow through the temperature, tau and the velocities; gradients in N
+N - 1 of the squares are drawn at once, as twice a gamma variate of shape (N - 1) / 2. For a given N it does not depend
+on any parameter, so gradients flow through the temperature, tau and the velocities; gradients in N
 itself flow through the gamma variate (`jax.random.gamma` is reparameterised implicitly).
 
 Reference: Bussi, Donadio and Parrinello, J. Chem. Phys. 126, 014101 (2007), eqs. A7 and A8; the conserved energy:
@@ -27,7 +27,7 @@ import jax.numpy as jnp
 
 from dmdenv._core.fields import Scalar, number
 from dmdenv._core.pytree import pytree
-from dmdenv.integrators.base import Integrator, degrees_of_freedom, noisy
+from dmdenv.integrators.base import Integrator, begin_noise, degrees_of_freedom
 from dmdenv.integrators.nve import total_energy, velocity_verlet
 from dmdenv.integrators.state import StochasticState
 from dmdenv.integrators.velocities import maxwell_boltzmann
@@ -36,7 +36,7 @@ from dmdenv.potentials import Potential
 
 @pytree
 class Bussi(Integrator[StochasticState]):
-    """Stochastic velocity rescaling. Conserves `U + K - heat` but for the error of the time step.
+    """Stochastic velocity rescaling. Conserves `U + K - bath_energy` up to the error of the time step.
 
     Args:
         dt: time step, unit time.
@@ -60,7 +60,7 @@ class Bussi(Integrator[StochasticState]):
 
     def _begin(self, positions: jax.Array, key: jax.Array | None) -> tuple[dict[str, Any], jax.Array | None]:
         degrees_of_freedom(self.degrees_of_freedom, positions)
-        return noisy(positions, key)
+        return begin_noise(positions, key)
 
     def _thermal_velocities(self, state: StochasticState, key: jax.Array | None) -> jax.Array:
         assert key is not None
@@ -72,10 +72,10 @@ class Bussi(Integrator[StochasticState]):
         K = state.kinetic_energy
         factor = self.scale(draw, K, degrees_of_freedom(self.degrees_of_freedom, state.positions))
         heat = (factor**2 - 1.0) * K
-        return state.replace(velocities=factor * state.velocities, key=key, heat=state.heat + heat)
+        return state.replace(velocities=factor * state.velocities, key=key, bath_energy=state.bath_energy + heat)
 
     def conserved(self, potential: Potential, state: StochasticState) -> jax.Array:
-        return total_energy(potential, state) - state.heat
+        return total_energy(potential, state) - state.bath_energy
 
     def scale(self, key: jax.Array, kinetic_energy: jax.Array, degrees_of_freedom: jax.Array) -> jax.Array:
         """The factor of the velocities, `[]`; 1 for particles at rest, which no factor sets in motion.

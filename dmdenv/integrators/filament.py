@@ -1,4 +1,4 @@
-"""Overdamped motion of a slender chain, whose drag across itself is larger than along: resistive force theory.
+"""Overdamped motion of a slender chain, with more drag across itself than along: resistive force theory.
 
 A bead with the tangent t of the chain has the drag and the mobility
 
@@ -10,16 +10,16 @@ an interpretation. It is the kinetic one, the limit of dynamics with inertia, in
 
     dr = M F dt + T div M dt + sqrt(2 T) M^(1/2) dW    (Ito)
 
-Fixman's midpoint method has the drift in it without a derivative of M. A random force R is drawn with the drag at the
-beginning of the step, and acts with the mobility in its middle:
+Fixman's midpoint method includes the drift without a derivative of M. A random force is drawn with the drag at the
+beginning of the step, and acts with the mobility in the middle of it:
 
     f = sqrt(2 T / dt) Z(r)^(1/2) R
     r' = r + (dt / 2) M(r) (F(r) + f)
     r <- r + dt M(r') (F(r') + f)
 
-since `<(M(r') - M(r)) f> = T div M` to the first order in dt. It takes two evaluations of the forces. Without noise it
-is the explicit midpoint rule, of second order; with noise, averages err by dt. It is stable up to `dt k = 2 m gamma`
-for the largest stiffness k.
+since `<(M(r') - M(r)) f> = T div M` to first order in dt. It evaluates the forces twice per step. Without noise it is
+the explicit midpoint rule, of second order; with noise the error of averages is of order dt. It is stable up to
+`dt k = 2 m gamma` for the largest stiffness k.
 
 References: Fixman, J. Chem. Phys. 69, 1527 (1978); Grassia, Hinch and Nitsche, J. Fluid Mech. 282, 373 (1995), and
 Delong, Balboa Usabiaga, Delgado-Buscalioni, Griffith and Donev, J. Chem. Phys. 140, 134110 (2014), on the drift and the
@@ -35,7 +35,7 @@ import jax.numpy as jnp
 
 from dmdenv._core.fields import Scalar, number
 from dmdenv._core.pytree import pytree
-from dmdenv.integrators.base import Integrator, noisy
+from dmdenv.integrators.base import Integrator, begin_noise
 from dmdenv.integrators.state import StochasticState
 from dmdenv.potentials import Potential
 from dmdenv.space import Space, unit
@@ -43,9 +43,10 @@ from dmdenv.space import Space, unit
 
 @pytree
 class Filament(Integrator[StochasticState]):
-    """Brownian dynamics of a chain with a filament's drag. Conserves `U - heat` but for the error of the time step.
+    """Brownian dynamics of a chain with the drag of a filament.
 
-    The particles are the beads, in the order of the chain; `velocities` are and stay zero.
+    Conserves `U - bath_energy` up to the error of the time step. The particles are the beads, in the order of the
+    chain; `velocities` are and stay zero.
 
     Args:
         dt: time step, unit time.
@@ -74,7 +75,7 @@ class Filament(Integrator[StochasticState]):
         return super().init(potential, space, positions, **options)
 
     def _begin(self, positions: jax.Array, key: jax.Array | None) -> tuple[dict[str, Any], jax.Array | None]:
-        return noisy(positions, key)
+        return begin_noise(positions, key)
 
     def step(self, potential: Potential, state: StochasticState) -> StochasticState:
         key, draw = jax.random.split(state.key)
@@ -86,15 +87,15 @@ class Filament(Integrator[StochasticState]):
         def velocities(t: jax.Array, forces: jax.Array) -> jax.Array:
             return along_and_across(t, forces + f, 1.0, 1.0 / self.anisotropy) / drag
 
-        middle = state.moved_to(potential, state.positions + 0.5 * self.dt * velocities(t, state.forces))
+        middle = state.move_to(potential, state.positions + 0.5 * self.dt * velocities(t, state.forces))
         displacement = self.dt * velocities(tangents(state.space, middle.positions), middle.forces)
-        heat = state.heat - jnp.sum(middle.forces * displacement)
-        state = middle.moved_to(potential, state.positions + displacement)
-        return state.replace(time=state.time + self.dt, key=key, heat=heat)
+        bath_energy = state.bath_energy - jnp.sum(middle.forces * displacement)
+        state = middle.move_to(potential, state.positions + displacement)
+        return state.replace(time=state.time + self.dt, key=key, bath_energy=bath_energy)
 
     def conserved(self, potential: Potential, state: StochasticState) -> jax.Array:
-        """`U - heat`, `[]`: the heat is the work against the forces, by the midpoint (Stratonovich) rule."""
-        return potential.energy(state.space, state.positions, state.pairs) - state.heat
+        """`U - bath_energy`, `[]`: heat is the work against the forces, by the midpoint (Stratonovich) rule."""
+        return potential.energy(state.space, state.positions, state.pairs) - state.bath_energy
 
 
 def tangents(space: Space, positions: jax.Array) -> jax.Array:
@@ -111,7 +112,7 @@ def tangents(space: Space, positions: jax.Array) -> jax.Array:
 def along_and_across(
     t: jax.Array, vectors: jax.Array, along: jax.Array | float, across: jax.Array | float
 ) -> jax.Array:
-    """Vectors `[n, d]` with their part along unit vectors t `[n, d]` and the rest scaled by two factors `[]`."""
+    """Vectors `[n, d]`, their components along unit vectors t `[n, d]` and across scaled by two factors `[]`."""
     return across * vectors + (along - across) * jnp.sum(t * vectors, axis=-1, keepdims=True) * t
 
 

@@ -11,7 +11,7 @@ with N degrees of freedom, Q_1 = N T tau^2 and Q_k = T tau^2. They conserve
     H = U + K + sum_k Q_k w_k^2 / 2 + N T xi_1 + T sum_(k>1) xi_k .
 
 A step is a half step of the chain, one of velocity Verlet, a half step of the chain: symmetric in time. The half step
-of the chain is itself split in a symmetric way, of order 2, 4 or 6 by Suzuki's and Yoshida's weights.
+of the chain is itself a symmetric splitting, of order 2, 4 or 6 by the weights of Suzuki and Yoshida.
 
 Reference: Martyna, Tuckerman, Tobias and Klein, Mol. Phys. 87, 1117 (1996), sections 2 and 4; the weights: Yoshida,
 Phys. Lett. A 150, 262 (1990), solution A of order 6, and Suzuki, J. Math. Phys. 32, 400 (1991).
@@ -26,9 +26,9 @@ import numpy as np
 
 from dmdenv._core.fields import Scalar, choice, number, whole
 from dmdenv._core.pytree import pytree
-from dmdenv.integrators.base import Integrator, degrees_of_freedom, needed_key
+from dmdenv.integrators.base import Integrator, degrees_of_freedom, require_key
 from dmdenv.integrators.nve import total_energy, velocity_verlet
-from dmdenv.integrators.state import State
+from dmdenv.integrators.state import IntegratorState
 from dmdenv.integrators.velocities import maxwell_boltzmann
 from dmdenv.potentials import Potential
 
@@ -47,8 +47,8 @@ _WEIGHTS = {
 
 
 @pytree
-class NoseHooverState(State):
-    """A state with its chain of thermostats."""
+class NoseHooverState(IntegratorState):
+    """A state with a chain of thermostats."""
 
     thermostat_positions: jax.Array  # xi, [M], no unit
     thermostat_velocities: jax.Array  # w, [M], unit 1 / time
@@ -61,12 +61,12 @@ class NoseHoover(Integrator[NoseHooverState]):
     Args:
         dt: time step, unit time.
         temperature: unit energy.
-        relaxation_time: tau, unit time: the period with which the thermostat answers is about 2 pi tau / sqrt(2).
+        relaxation_time: tau, unit time: the thermostat oscillates with a period of about 2 pi tau / sqrt(2).
         degrees_of_freedom: N. By default `d (n - 1)`: forces between particles conserve the total momentum, which must
             be zero then. Give `d n` where walls or external fields do not conserve it.
         chain_length: M.
         weights: the number of Suzuki-Yoshida weights: 1, 3, 5 or 7.
-        substeps: how often the half step of the chain is divided, besides.
+        substeps: into how many equal parts the half step of the chain is divided in addition.
 
     Raises:
         ValueError: for a concrete time step that is not finite (a negative one goes back in time); a temperature,
@@ -91,7 +91,7 @@ class NoseHoover(Integrator[NoseHooverState]):
         return {"thermostat_positions": rest, "thermostat_velocities": rest}, key
 
     def _thermal_velocities(self, state: NoseHooverState, key: jax.Array | None) -> jax.Array:
-        key = needed_key(key, "velocities at the temperature, which are not given")
+        key = require_key(key, "velocities at the temperature, which are not given")
         return maxwell_boltzmann(key, state.masses, self.temperature, state.positions.shape[1])
 
     def step(self, potential: Potential, state: NoseHooverState) -> NoseHooverState:
@@ -107,35 +107,35 @@ class NoseHoover(Integrator[NoseHooverState]):
     def _freedom_and_masses(self, state: NoseHooverState) -> tuple[jax.Array, jax.Array]:
         """N `[]` and Q `[M]`."""
         N = degrees_of_freedom(self.degrees_of_freedom, state.positions)
-        coupled = [N] + [jnp.ones_like(N)] * (self.chain_length - 1)  # degrees of freedom that each one rules
+        coupled = [N] + [jnp.ones_like(N)] * (self.chain_length - 1)  # degrees of freedom that each thermostat controls
         return N, self.temperature * self.relaxation_time**2 * jnp.stack(coupled)
 
     def _half_step_of_chain(self, state: NoseHooverState) -> NoseHooverState:
         T, M = self.temperature, self.chain_length
         N, Q = self._freedom_and_masses(state)
 
-        def kicked(w: list[jax.Array], k: int, K2: jax.Array, h: jax.Array) -> jax.Array:
-            """w_k after the time h, in the force of the thermostat before it and the drag of the one behind."""
+        def kick(w: list[jax.Array], k: int, K2: jax.Array, h: jax.Array) -> jax.Array:
+            """w_k after the time h, under the force of the thermostat before it and the drag of the one after it."""
             G = ((K2 - N * T) if k == 0 else (Q[k - 1] * w[k - 1] ** 2 - T)) / Q[k]
             if k == M - 1:
                 return w[k] + h * G
             drag = jnp.exp(-0.5 * h * w[k + 1])
             return (w[k] * drag + h * G) * drag
 
-        def piece(carry: tuple[jax.Array, jax.Array, jax.Array], weight: jax.Array):
+        def substep(carry: tuple[jax.Array, jax.Array, jax.Array], weight: jax.Array):
             xi, packed, scale = carry
-            h = 0.5 * weight * self.dt  # the length of this piece
+            h = 0.5 * weight * self.dt
             w = list(packed)
             for k in reversed(range(M)):
-                w[k] = kicked(w, k, scale**2 * twice_kinetic, 0.5 * h)
+                w[k] = kick(w, k, scale**2 * twice_kinetic, 0.5 * h)
             scale = scale * jnp.exp(-h * w[0])
             xi = xi + h * jnp.stack(w)
             for k in range(M):
-                w[k] = kicked(w, k, scale**2 * twice_kinetic, 0.5 * h)
+                w[k] = kick(w, k, scale**2 * twice_kinetic, 0.5 * h)
             return (xi, jnp.stack(w), scale), None
 
         twice_kinetic = 2.0 * state.kinetic_energy
         weights = np.tile(np.asarray(_WEIGHTS[self.weights]) / self.substeps, self.substeps)
         start = state.thermostat_positions, state.thermostat_velocities, jnp.ones_like(twice_kinetic)
-        (xi, w, scale), _ = jax.lax.scan(piece, start, jnp.asarray(weights, start[0].dtype))
+        (xi, w, scale), _ = jax.lax.scan(substep, start, jnp.asarray(weights, start[0].dtype))
         return state.replace(velocities=scale * state.velocities, thermostat_positions=xi, thermostat_velocities=w)

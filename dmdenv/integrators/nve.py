@@ -16,18 +16,18 @@ import jax
 from dmdenv._core.fields import Scalar, number
 from dmdenv._core.pytree import pytree
 from dmdenv.integrators.base import Integrator
-from dmdenv.integrators.state import State
+from dmdenv.integrators.state import IntegratorState
 from dmdenv.potentials import Potential
 
-S = TypeVar("S", bound=State)
+S = TypeVar("S", bound=IntegratorState)
 
 
 @pytree
-class NVE(Integrator[State]):
+class NVE(Integrator[IntegratorState]):
     """Newton's equations, by velocity Verlet. Conserves `U + K`.
 
     Args:
-        dt: time step, unit time; a negative one goes back in time.
+        dt: time step, unit time; negative to go back in time.
 
     Raises:
         ValueError: for a concrete `dt` that is not finite.
@@ -36,22 +36,22 @@ class NVE(Integrator[State]):
     _: dataclasses.KW_ONLY
     dt: Scalar = number()
 
-    def step(self, potential: Potential, state: State) -> State:
+    def step(self, potential: Potential, state: IntegratorState) -> IntegratorState:
         return velocity_verlet(potential, state, self.dt)
 
-    def conserved(self, potential: Potential, state: State) -> jax.Array:
+    def conserved(self, potential: Potential, state: IntegratorState) -> jax.Array:
         return total_energy(potential, state)
 
 
 def velocity_verlet(potential: Potential, state: S, dt: jax.Array) -> S:
-    """One step of velocity Verlet, for whichever method contains it."""
+    """One step of velocity Verlet, also as a part of other methods."""
     masses = state.masses[:, None]
     velocities = state.velocities + 0.5 * dt * state.forces / masses
-    state = state.moved_to(potential, state.positions + dt * velocities)
+    state = state.move_to(potential, state.positions + dt * velocities)
     velocities = velocities + 0.5 * dt * state.forces / masses
     return state.replace(velocities=velocities, time=state.time + dt)
 
 
-def total_energy(potential: Potential, state: State) -> jax.Array:
+def total_energy(potential: Potential, state: IntegratorState) -> jax.Array:
     """`U + K`, `[]`."""
     return potential.energy(state.space, state.positions, state.pairs) + state.kinetic_energy

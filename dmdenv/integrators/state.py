@@ -1,4 +1,4 @@
-"""What every integrator carries from step to step."""
+"""The state that integrators carry from step to step."""
 
 from typing import Any, Self
 
@@ -14,8 +14,8 @@ from dmdenv.space import Space
 
 
 @pytree
-class State(Replaceable):
-    """A configuration in motion. Made by an integrator's `init`, moved on by its `step`.
+class IntegratorState(Replaceable):
+    """A configuration in motion. Made by an integrator's `init`, advanced by its `step`.
 
     The box may change between steps: `state.replace(space=...)`.
     """
@@ -26,7 +26,7 @@ class State(Replaceable):
     forces: jax.Array  # [n, d], unit energy / length, at these positions
     masses: jax.Array  # [n], unit mass
     pairs: Pairs
-    time: jax.Array  # float [], unit time; the sum of the steps, with the rounding of its precision
+    time: jax.Array  # float [], unit time; the sum of all time steps, with its rounding errors
 
     @classmethod
     def start(
@@ -44,26 +44,26 @@ class State(Replaceable):
 
         Raises:
             ValueError: for positions that are not `[n, d]` floats, velocities of another shape, masses that are not
-                positive, `[]` or `[n]`, a neighbour list that reaches less far than the potential.
+                positive, `[]` or `[n]`, or a potential with a longer cutoff than the pairs.
         """
-        positions = checked_positions(positions)
+        positions = check_positions(positions)
         velocities = jnp.zeros_like(positions) if velocities is None else jnp.asarray(velocities, positions.dtype)
         if velocities.shape != positions.shape:
             raise ValueError(f"velocities has shape {velocities.shape}; must be {positions.shape}, as positions")
-        pairs.check_cutoff("potential.reach", potential.reach, space, positions.shape[1], endless=True)
+        pairs.check_cutoff("potential.cutoff", potential.cutoff, space, positions.shape[1], endless=True)
         state = cls(
             space=space,
             positions=positions,
             velocities=velocities,
             forces=jnp.zeros_like(positions),
-            masses=checked_masses(masses, positions),
+            masses=check_masses(masses, positions),
             pairs=pairs,
             time=jnp.zeros((), positions.dtype),
             **own,
         )
-        return state.moved_to(potential, positions)
+        return state.move_to(potential, positions)
 
-    def moved_to(self, potential: Potential, positions: jax.Array) -> Self:
+    def move_to(self, potential: Potential, positions: jax.Array) -> Self:
         """The state at other positions, `[n, d]`, with the neighbours and the forces there."""
         pairs = self.pairs.update(self.space, positions)
         forces = potential.forces(self.space, positions, pairs)
@@ -81,14 +81,14 @@ class State(Replaceable):
 
 
 @pytree
-class StochasticState(State):
-    """A state with noise to draw, and the account of what the noise and the friction have done."""
+class StochasticState(IntegratorState):
+    """A state of a method with noise, and the energy that noise and friction have exchanged with the bath."""
 
     key: jax.Array  # key [], split at each step
-    heat: jax.Array  # float [], unit energy: taken from the heat bath so far; the sum of the steps, as they round
+    bath_energy: jax.Array  # float [], unit energy: taken from the heat bath so far, with its rounding errors
 
 
-def checked_positions(positions: jax.Array) -> jax.Array:
+def check_positions(positions: jax.Array) -> jax.Array:
     """Positions as an array, refused unless they are floats `[n, d]`."""
     positions = jnp.asarray(positions)
     if positions.ndim != 2 or not jnp.issubdtype(positions.dtype, jnp.floating):
@@ -96,10 +96,10 @@ def checked_positions(positions: jax.Array) -> jax.Array:
     return positions
 
 
-def checked_masses(masses: jax.Array | float, positions: jax.Array) -> jax.Array:
+def check_masses(masses: jax.Array | float, positions: jax.Array) -> jax.Array:
     """Masses `[n]`, refused unless they are positive, `[]` or `[n]`."""
     n = positions.shape[0]
-    found = Number(above=0, axes=1).converted("masses", masses)
+    found = Number(above=0, axes=1).convert("masses", masses)
     if found.shape not in ((), (n,)):
         raise ValueError(f"masses has shape {found.shape}; must be [] or [{n}]")
     return jnp.broadcast_to(found.astype(positions.dtype), (n,))

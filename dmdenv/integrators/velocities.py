@@ -1,4 +1,4 @@
-"""Velocities at a temperature."""
+"""Initial velocities at a temperature."""
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,8 @@ def maxwell_boltzmann(
         temperature: unit energy (Boltzmann's constant is 1).
         dimension: d.
         zero_momentum: subtract the velocity of the centre of mass, which leaves `f = d (n - 1)` degrees of freedom;
-            without, `f = d n`. A single particle would be left at rest.
-        exact_temperature: scale so that `2 K / f` is the temperature itself and not a draw of mean `temperature`.
+            otherwise `f = d n`. A single particle is left at rest.
+        exact_temperature: scale so that `2 K / f` is the temperature itself, not only on average.
 
     Returns:
         `[n, d]`, unit length / time.

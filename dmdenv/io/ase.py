@@ -46,7 +46,7 @@ def from_atoms(atoms: Atoms, *, dimension: int = 3) -> Configuration:
         ValueError: for atoms that are periodic along some axes only, that have no volume, or that are not
             two-dimensional when they should be.
     """
-    dimension = Choice((2, 3)).converted("dimension", dimension)
+    dimension = Choice((2, 3)).convert("dimension", dimension)
     cell, rotation = cell_and_rotation(atoms, dimension)
     if dimension == 2 and not np.allclose(atoms.positions[:, 2], atoms.positions[:1, 2]):
         raise ValueError("the atoms differ in z; must be at one z in two dimensions")

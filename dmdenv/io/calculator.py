@@ -22,20 +22,20 @@ class PotentialCalculator(Calculator):
 
     Units are those of the potential's parameters; ASE's own tools expect eV and Angstrom. The stress is ASE's:
     `(1 / V) dU/d(strain)`, tension positive, as xx, yy, zz, yz, xz, xy. Precision is JAX's: enable `jax_enable_x64`
-    before optimising to tight tolerances. Code is compiled once for each number of atoms; new positions and cells
-    rebuild a neighbour list when they must, and one that overflows is allocated anew.
+    before optimising to tight tolerances. Code is compiled once for each number of atoms; the
+    neighbour list is updated for new positions and cells, and allocated anew where it overflows.
 
         atoms.calc = PotentialCalculator(lennard_jones(epsilon=0.0104, sigma=3.4, cutoff=8.5))
 
     Args:
-        potential: any; it is not to be changed afterwards, make another calculator instead.
-        skin: how much farther than the potential's reach the list of neighbours goes, unit length; a tenth of the
-            reach unless given. A potential without end goes over all pairs.
+        potential: any; for another one, make another calculator.
+        skin: how much the cutoff of the neighbour list exceeds that of the potential, unit length; a tenth of it by
+            default. A potential without cutoff takes all pairs.
         options: for ASE's `Calculator`.
 
     Raises:
-        ValueError: from a calculation, for atoms that are periodic along some axes only, and for a potential that
-            reaches farther than half the cell; repeat the atoms then.
+        ValueError: from a calculation, for atoms that are periodic along some axes only, and for a potential with a
+            cutoff beyond half the cell; repeat the atoms then.
     """
 
     implemented_properties: ClassVar[list[str]] = [  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -49,8 +49,8 @@ class PotentialCalculator(Calculator):
     def __init__(self, potential: Potential, *, skin: float | None = None, **options: Any):
         super().__init__(**options)
         self._potential = potential
-        self._reach = float(potential.reach)
-        self._skin = 0.1 * self._reach if skin is None else skin
+        self._cutoff = float(potential.cutoff)
+        self._skin = 0.1 * self._cutoff if skin is None else skin
         self._pairs: NeighborList | None = None
 
     def calculate(
@@ -79,7 +79,7 @@ class PotentialCalculator(Calculator):
 
     def _evaluate(self, space: Space, positions: jax.Array, *, stress: bool) -> tuple[Any, Any, Any]:
         """Energies `[n]`, forces `[n, 3]` and, for the stress, the virial `[3, 3]`."""
-        if 0 < self._reach < np.inf:
+        if 0 < self._cutoff < np.inf:
             self._pairs = self._neighbors(space, positions)
         return _evaluate(self._potential, space, positions, self._pairs or AllPairs(), stress=stress)
 
@@ -89,7 +89,7 @@ class PotentialCalculator(Calculator):
             new = _update(old, space, positions)
             if not new.overflow:
                 return new
-        return allocate(space, positions, cutoff=self._reach, skin=self._skin)
+        return allocate(space, positions, cutoff=self._cutoff, skin=self._skin)
 
 
 _update = jax.jit(update)

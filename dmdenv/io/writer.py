@@ -39,7 +39,7 @@ class Writer(abc.ABC):
         particles: Particles | None = None,
         mode: Mode = "x",
     ):
-        mode = Choice(get_args(Mode)).converted("mode", mode)
+        mode = Choice(get_args(Mode)).convert("mode", mode)
         self._space, self._given = space, particles if particles is not None else Particles()
         self._particles: Particles | None = None
         self._last_step = self._open(os.fspath(path), mode)

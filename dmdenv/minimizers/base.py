@@ -1,4 +1,4 @@
-"""What a minimiser is: `init` and `step`; what it carries and what its steps share."""
+"""The interface of a minimiser: `init` and `step`; its state, and what the steps of all methods share."""
 
 import abc
 import dataclasses
@@ -11,17 +11,17 @@ import jax.numpy as jnp
 from dmdenv._core.fields import Declared, Scalar, choice, number
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.minimizers import box as boxes
-from dmdenv.minimizers.box import Box
+from dmdenv.minimizers.box import BoxMode
 from dmdenv.neighbors import AllPairs, Pairs
 from dmdenv.potentials import Potential
 from dmdenv.space import Space, norm
 
-Direction = tuple[jax.Array, ...]  # [n, d] of the particles and, where the box is free, [d, d] of the box, unit length
+Direction = tuple[jax.Array, ...]  # [n, d] for the particles and, where the box may change, [d, d], unit length
 
 
 @pytree
-class State(Replaceable):
-    """A configuration on its way to a minimum. Made by a minimiser's `init`, moved on by its `step`."""
+class MinimizerState(Replaceable):
+    """A configuration on its way to a minimum. Made by a minimiser's `init`, advanced by its `step`."""
 
     space: Space
     positions: jax.Array  # [n, d], unit length; not wrapped
@@ -31,7 +31,7 @@ class State(Replaceable):
 
     @property
     def direction(self) -> Direction:
-        """Downhill: minus the derivative of the energy, or of the enthalpy where the box is free."""
+        """Steepest descent: minus the derivative of the energy, or of the enthalpy where the box may change."""
         return (self.forces,) if self.box_force is None else (self.forces, self.box_force)
 
     @property
@@ -41,7 +41,7 @@ class State(Replaceable):
 
     @property
     def largest_stress(self) -> jax.Array:
-        """What the box still feels, `max_ab |P(W / V - p)_ab|`, `[]`, unit pressure; 0 where it is fixed.
+        """The stress left on the box, `max_ab |P(W / V - p)_ab|`, `[]`, unit pressure; 0 where it is fixed.
 
         For an isotropic box that is the deviation of the pressure from its target.
         """
@@ -56,99 +56,99 @@ class State(Replaceable):
         return self.pairs.incomplete
 
 
-S = TypeVar("S", bound=State)
+S = TypeVar("S", bound=MinimizerState)
 
 
 @pytree
 class Minimizer(Declared, abc.ABC, Generic[S]):
-    """A way downhill in the energy of the positions, or in the enthalpy U + p V of positions and box.
+    """A method to minimise the energy of the positions, or the enthalpy U + p V of positions and box.
 
     A minimiser is a pytree whose leaves are its dynamic parameters. Everything is pure and differentiable: a fixed
-    number of steps may be scanned and differentiated; `minimize` stops by itself, and goes forward only.
+    number of steps may be scanned and differentiated; `minimize` stops by itself and has no reverse derivative.
 
     Args:
-        box: what the box may do: "fixed", "isotropic" (change its size), "axes" (each side by itself), "cell" (size
-            and shape, of a `Triclinic` space).
+        box_mode: what the box may do: "fixed", "isotropic" (change its size), "axes" (each side by itself), "cell"
+            (size and shape, of a `Triclinic` space).
         pressure: p, unit energy / length^d, for a box that is not fixed.
 
     Raises:
-        ValueError: for another `box`, a pressure that is not finite, or a pressure on a fixed box.
+        ValueError: for another `box_mode`, a pressure that is not finite, or a pressure on a fixed box.
     """
 
     _: dataclasses.KW_ONLY
-    box: Box = choice("fixed", of=get_args(Box))
+    box_mode: BoxMode = choice("fixed", of=get_args(BoxMode))
     pressure: Scalar = number(0.0)
 
     def __post_init__(self):
         super().__post_init__()
-        if self.box == "fixed" and not isinstance(self.pressure, jax.core.Tracer) and self.pressure != 0:
-            raise ValueError(f"{type(self).__name__}.pressure = {self.pressure:g}; must be 0 for box = 'fixed'")
+        if self.box_mode == "fixed" and not isinstance(self.pressure, jax.core.Tracer) and self.pressure != 0:
+            raise ValueError(f"{type(self).__name__}.pressure = {self.pressure:g}; must be 0 for box_mode = 'fixed'")
 
     @abc.abstractmethod
     def init(self, potential: Potential, space: Space, positions: jax.Array, *, pairs: Pairs = AllPairs()) -> S:
-        """The state to start from.
+        """The initial state.
 
         Args:
             potential: what to minimise.
             space: where the particles are.
             positions: `[n, d]`, unit length.
-            pairs: `AllPairs()`, or a neighbour list that reaches as far as the potential.
+            pairs: `AllPairs()`, or a neighbour list with at least the cutoff of the potential.
 
         Raises:
-            ValueError: for positions that are not `[n, d]` floats, a neighbour list that reaches less far than the
-                potential, or a space without the degrees of freedom of `box`.
+            ValueError: for positions that are not `[n, d]` floats, a potential with a longer cutoff than the pairs, or
+                a space without the degrees of freedom of `box_mode`.
         """
 
     @abc.abstractmethod
     def step(self, potential: Potential, state: S) -> S:
-        """The state one step further; one evaluation of the forces, and of the virial where the box is free."""
+        """The state after one step, with one evaluation of the forces, and of the virial where the box may change."""
 
     def objective(self, potential: Potential, state: S) -> jax.Array:
-        """What is minimised, `[]`, unit energy: U, or U + p V where the box is free."""
+        """The objective, `[]`, unit energy: U, or U + p V where the box may change."""
         energy = potential.energy(state.space, state.positions, state.pairs)
-        if self.box == "fixed":
+        if self.box_mode == "fixed":
             return energy
         return energy + self.pressure * state.space.volume(state.positions.shape[1])
 
-    def _started(
+    def _start(
         self, kind: type[S], potential: Potential, space: Space, positions: jax.Array, pairs: Pairs, **own: Any
     ) -> S:
-        """The first state at checked positions; `own` is what the method adds."""
+        """The state at checked positions; `own` are the fields that the method adds."""
         d = positions.shape[1]
-        pairs.check_cutoff("potential.reach", potential.reach, space, d, endless=True)
-        space = boxes.prepared(self.box, space, d)
-        pairs = pairs.in_space(lambda space: boxes.prepared(self.box, space, d))
+        pairs.check_cutoff("potential.cutoff", potential.cutoff, space, d, endless=True)
+        space = boxes.prepare_space(self.box_mode, space, d)
+        pairs = pairs.in_space(lambda space: boxes.prepare_space(self.box_mode, space, d))
         state = kind(space=space, positions=positions, forces=positions, box_force=None, pairs=pairs, **own)
-        return self._evaluated(potential, state)
+        return self._evaluate(potential, state)
 
-    def _moved(self, potential: Potential, state: S, displacement: Direction) -> S:
+    def _move(self, potential: Potential, state: S, displacement: Direction) -> S:
         """The state after a displacement of the particles and the box, with its forces."""
         space, positions = state.space, state.positions + displacement[0]
-        if self.box != "fixed":
+        if self.box_mode != "fixed":
             strain = displacement[1] / boxes.length(space, positions)
-            space, positions = boxes.deformed(space, positions, strain)
-        return self._evaluated(potential, state.replace(space=space, positions=positions))
+            space, positions = boxes.deform(space, positions, strain)
+        return self._evaluate(potential, state.replace(space=space, positions=positions))
 
-    def _evaluated(self, potential: Potential, state: S) -> S:
+    def _evaluate(self, potential: Potential, state: S) -> S:
         space, positions = state.space, state.positions
         pairs = state.pairs.update(space, positions)
         state = state.replace(pairs=pairs, forces=potential.forces(space, positions, pairs))
-        if self.box == "fixed":
+        if self.box_mode == "fixed":
             return state
         d = positions.shape[1]
         push = self.pressure * space.volume(d) * jnp.eye(d, dtype=positions.dtype)
-        net = boxes.projected(self.box, potential.virial(space, positions, pairs) - push)
+        net = boxes.project(self.box_mode, potential.virial(space, positions, pairs) - push)
         return state.replace(box_force=net / boxes.length(space, positions))
 
 
-def rest(positions: jax.Array, box: Box) -> Direction:
-    """No motion at all, of the particles nor of the box."""
+def no_motion(positions: jax.Array, box_mode: BoxMode) -> Direction:
+    """A displacement of zero, of the particles and of the box."""
     d = positions.shape[1]
     particles = jnp.zeros_like(positions)
-    return (particles,) if box == "fixed" else (particles, jnp.zeros((d, d), positions.dtype))
+    return (particles,) if box_mode == "fixed" else (particles, jnp.zeros((d, d), positions.dtype))
 
 
-def limited(displacement: Direction, largest: jax.Array | None) -> Direction:
+def limit(displacement: Direction, largest: jax.Array | None) -> Direction:
     """The displacement, shortened as a whole so that no particle and no row of the box moves farther than `largest`."""
     if largest is None:
         return displacement

@@ -28,18 +28,18 @@ import jax.numpy as jnp
 
 from dmdenv._core.fields import Scalar, number, whole
 from dmdenv._core.pytree import pytree
-from dmdenv.integrators.state import checked_positions
-from dmdenv.minimizers.base import Direction, Minimizer, State, limited, rest
+from dmdenv.integrators.state import check_positions
+from dmdenv.minimizers.base import Direction, Minimizer, MinimizerState, limit, no_motion
 from dmdenv.neighbors import AllPairs, Pairs
 from dmdenv.potentials import Potential
 from dmdenv.space import Space
 
 
 @pytree
-class FIREState(State):
-    """A state of FIRE, which remembers its motion."""
+class FIREState(MinimizerState):
+    """A state of FIRE, with the velocities and the adapted parameters."""
 
-    velocities: Direction  # [n, d] of the particles and, where the box is free, [d, d] of the box
+    velocities: Direction  # [n, d] of the particles and, where the box may change, [d, d] of the box
     dt: jax.Array  # float [], the present time step
     alpha: jax.Array  # float [], the present mixing, no unit
     downhill: jax.Array  # int32 [], steps since the power last was not positive
@@ -52,13 +52,13 @@ class FIRE(Minimizer[FIREState]):
 
     Args:
         dt: the first time step, dt_0, in units of sqrt(length^2 / energy): about a thirtieth of the shortest period.
-        max_displacement: the farthest that a particle may move in a step, unit length; None for no limit. Particles
-            that overlap at first want one, such as a tenth of their diameter.
+        max_displacement: the farthest that a particle may move per step, unit length; None for no limit. Particles
+            that overlap at first need one, such as a tenth of their diameter.
         increase, decrease: factors of the time step.
         longest, shortest: bounds of the time step, in units of dt_0.
         mixing, mixing_decrease: alpha at the start, and its factor.
         delay: steps downhill before the time step grows.
-        box, pressure: see `Minimizer`.
+        box_mode, pressure: see `Minimizer`.
 
     Raises:
         ValueError: for concrete values that are not positive; `mixing` and `delay` may be 0.
@@ -76,14 +76,14 @@ class FIRE(Minimizer[FIREState]):
     delay: int = whole(20, at_least=0)
 
     def init(self, potential: Potential, space: Space, positions: jax.Array, *, pairs: Pairs = AllPairs()) -> FIREState:
-        positions = checked_positions(positions)
-        return self._started(
+        positions = check_positions(positions)
+        return self._start(
             FIREState,
             potential,
             space,
             positions,
             pairs,
-            velocities=rest(positions, self.box),
+            velocities=no_motion(positions, self.box_mode),
             dt=jnp.asarray(self.dt, positions.dtype),
             alpha=jnp.asarray(self.mixing, positions.dtype),
             downhill=jnp.int32(0),
@@ -110,9 +110,9 @@ class FIRE(Minimizer[FIREState]):
         steer = alpha * _length(v) / _positive(_length(F))
         v = [(1.0 - alpha) * w + steer * f for w, f in zip(v, F, strict=True)]
         if self.max_displacement is not None:
-            v = limited(tuple(v), self.max_displacement / dt)
+            v = limit(tuple(v), self.max_displacement / dt)
         displacement = tuple(b + dt * w for b, w in zip(taken_back, v, strict=True))
-        state = self._moved(potential, state, displacement)
+        state = self._move(potential, state, displacement)
         return state.replace(velocities=tuple(v), dt=dt, alpha=alpha, downhill=downhill, steps=state.steps + 1)
 
 

@@ -1,4 +1,4 @@
-"""Minimise until the forces vanish."""
+"""Minimisation until the forces vanish."""
 
 from typing import Generic, TypeVar
 
@@ -8,18 +8,18 @@ import jax.numpy as jnp
 
 from dmdenv._core.fields import Number, Whole
 from dmdenv._core.pytree import Replaceable, pytree
-from dmdenv.minimizers.base import Minimizer, State
+from dmdenv.minimizers.base import Minimizer, MinimizerState
 from dmdenv.potentials import Potential
 
-S = TypeVar("S", bound=State)
+S = TypeVar("S", bound=MinimizerState)
 
 
 @pytree
 class Minimum(Replaceable, Generic[S]):
-    """Where `minimize` has stopped."""
+    """The result of `minimize`."""
 
     state: S
-    converged: jax.Array  # bool []: both tolerances are met, and the neighbour list has not overflown
+    converged: jax.Array  # bool []: both tolerances are met, and the neighbour list has not overflowed
     steps: jax.Array  # int32 []
 
 
@@ -32,10 +32,10 @@ def minimize(
     pressure_tolerance: jax.Array | float | None = None,
     max_steps: int | jax.Array,
 ) -> Minimum[S]:
-    """Step until no particle feels a force above the tolerance and the box, where it is free, no stress above its own.
+    """Minimise until no force on a particle and, where the box may change, no stress on it exceeds its tolerance.
 
-    It goes forward only: a loop without a fixed number of steps has no reverse derivative. Scan `minimizer.step` to
-    differentiate through the steps.
+    A loop without a fixed number of steps has no reverse derivative: scan `minimizer.step` to differentiate through the
+    steps, or use `dmdenv.differentiation.implicit`.
 
     Args:
         minimizer: takes the steps.
@@ -43,8 +43,9 @@ def minimize(
         state: from `minimizer.init`.
         tolerance: of the largest force, `max_i |F_i|`, unit energy / length.
         pressure_tolerance: of the largest component of the stress that the box may follow, beside the pressure (see
-            `State.largest_stress`), unit energy / length^d; the number of `tolerance` by default.
-        max_steps: where to give up. It is also given up where the neighbour list overflows or a force is not finite.
+            `MinimizerState.largest_stress`), unit energy / length^d; the number of `tolerance` by default.
+        max_steps: after how many it gives up. It also gives up where the neighbour list overflows or a force is not
+            finite.
 
     Returns:
         The last state, whether it is a minimum within the tolerances, and the number of steps.
@@ -52,12 +53,12 @@ def minimize(
     Raises:
         ValueError: for a concrete tolerance or number of steps that is negative.
     """
-    tolerance = Number(at_least=0).converted("tolerance", tolerance)
+    tolerance = Number(at_least=0).convert("tolerance", tolerance)
     if pressure_tolerance is None:
         pressure_tolerance = tolerance
-    pressure_tolerance = Number(at_least=0).converted("pressure_tolerance", pressure_tolerance)
+    pressure_tolerance = Number(at_least=0).convert("pressure_tolerance", pressure_tolerance)
     if not isinstance(max_steps, jax.core.Tracer):
-        max_steps = Whole(at_least=0).converted("max_steps", max_steps)
+        max_steps = Whole(at_least=0).convert("max_steps", max_steps)
     return _minimize(minimizer, potential, state, tolerance, pressure_tolerance, max_steps)
 
 

@@ -64,7 +64,7 @@ def grow(state: T, after: T | None = None) -> T:
 def capacities(state: Any) -> list[dict[str, Any]]:
     """The room of each neighbour list in a state, as JSON knows it."""
     return [
-        {"capacity": found.indices.shape[-2], "run_capacity": found.run_capacity, "cells": list(found.cells)}
+        {"capacity": found.indices.shape[-2], "row_capacity": found.row_capacity, "cells": list(found.cells)}
         for found in neighbor_lists(state)
     ]
 
@@ -72,10 +72,10 @@ def capacities(state: Any) -> list[dict[str, Any]]:
 def with_capacities(state: T, capacities: Sequence[dict[str, Any]]) -> T:
     """The shapes of a state with the room that `capacities` told of another one: a template, leaves without values."""
 
-    def resized(found: NeighborList, *, capacity: int, run_capacity: int, cells: Iterable[int]) -> NeighborList:
+    def resized(found: NeighborList, *, capacity: int, row_capacity: int, cells: Iterable[int]) -> NeighborList:
         *batch, _, n = found.indices.shape
         indices = jax.ShapeDtypeStruct((*batch, capacity, n), found.indices.dtype)
-        return found.replace(indices=indices, run_capacity=run_capacity, cells=tuple(cells))
+        return found.replace(indices=indices, row_capacity=row_capacity, cells=tuple(cells))
 
     shapes = jax.eval_shape(lambda: state)
     room = iter(capacities)
@@ -94,21 +94,21 @@ def _enlarged(found: NeighborList, full: NeighborList) -> NeighborList:
     cells = tuple(
         max(1, int(count * by / SLACK)) if by < 1 else count for count, by in zip(full.cells, shrunk, strict=False)
     )
-    had = full.indices.shape[-2], full.run_capacity
+    had = full.indices.shape[-2], full.row_capacity
     needed = [
-        room(functools.partial(_count, at, cells), n, SLACK, run_capacity=full.run_capacity) for at in (found, full)
+        room(functools.partial(_count, at, cells), n, SLACK, row_capacity=full.row_capacity) for at in (found, full)
     ]
-    capacity, run_capacity = (max(rooms) for rooms in zip(had, *needed, strict=True))
-    if (capacity, run_capacity, cells) == (*had, full.cells):  # there was more need on the way
-        capacity, run_capacity = math.ceil(FACTOR * capacity), math.ceil(FACTOR * run_capacity)
+    capacity, row_capacity = (max(rooms) for rooms in zip(had, *needed, strict=True))
+    if (capacity, row_capacity, cells) == (*had, full.cells):  # there was more need on the way
+        capacity, row_capacity = math.ceil(FACTOR * capacity), math.ceil(FACTOR * row_capacity)
     capacity = max(had[0], min(capacity, n - 1))
-    run_capacity = max(had[1], min(run_capacity, n)) if cells else had[1]
-    if (capacity, run_capacity, cells) == (*had, full.cells):
+    row_capacity = max(had[1], min(row_capacity, n)) if cells else had[1]
+    if (capacity, row_capacity, cells) == (*had, full.cells):
         cutoff = np.max(full.cutoff)
         raise ListOverflow(
             f"a neighbour list with room for all pairs overflowed: its cutoff, {cutoff:g}, exceeds half the box"
         )
-    return _rebuilt(found, capacity, run_capacity, cells)
+    return _rebuilt(found, capacity, row_capacity, cells)
 
 
 def _heights(found: NeighborList) -> np.ndarray:
@@ -119,23 +119,23 @@ def _heights(found: NeighborList) -> np.ndarray:
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _count(at: NeighborList, cells: tuple[int, ...], run_capacity: int) -> Neighbors:
+def _count(at: NeighborList, cells: tuple[int, ...], row_capacity: int) -> Neighbors:
     """What a search in these cells finds where `at` was built last."""
 
     def search(at: NeighborList) -> Neighbors:
         reach = at.cutoff + at.skin
-        return find_neighbors(at.space, at.positions, reach, at.indices[:1], cells=cells, run_capacity=run_capacity)
+        return find_neighbors(at.space, at.positions, reach, at.indices[:1], cells=cells, row_capacity=row_capacity)
 
     return _of_one(search, at)(at)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _rebuilt(found: NeighborList, capacity: int, run_capacity: int, cells: tuple[int, ...]) -> NeighborList:
+def _rebuilt(found: NeighborList, capacity: int, row_capacity: int, cells: tuple[int, ...]) -> NeighborList:
     """A list with this room, built where `found` was built last."""
 
     def enlarged(found: NeighborList) -> NeighborList:
         indices = jnp.zeros((capacity, found.positions.shape[0]), jnp.int32)
-        template = found.replace(indices=indices, run_capacity=run_capacity, cells=cells)
+        template = found.replace(indices=indices, row_capacity=row_capacity, cells=cells)
         return build(template, found.space, found.positions)
 
     return _of_one(enlarged, found)(found)

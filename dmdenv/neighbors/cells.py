@@ -26,7 +26,7 @@ from dmdenv.neighbors.particles_last import take
 from dmdenv.space import Space
 
 _ALONG, _ACROSS = 8, 2  # cells to each side that hold all neighbours: along the last axis, and along the other ones
-_FEW = {2: 512, 3: 2048}  # particles up to which a look at everybody takes less time, by the dimension
+_BRUTE_FORCE_UP_TO = {2: 512, 3: 2048}  # particles up to which a look at everybody takes less time, by the dimension
 
 
 def choose_cells(space: Space, positions: jax.Array, reach: float) -> tuple[int, ...]:
@@ -35,7 +35,7 @@ def choose_cells(space: Space, positions: jax.Array, reach: float) -> tuple[int,
     None, for a small system: a look at everybody is faster.
     """
     n, dimension = positions.shape
-    if n <= _FEW[dimension]:
+    if n <= _BRUTE_FORCE_UP_TO[dimension]:
         return ()
     sides, most = np.asarray(_sides(dimension)), int((2 * n) ** (1 / dimension))
     covering = 2 * sides + 1

@@ -43,7 +43,7 @@ class NeighborList(Pairs):
     skin: jax.Array  # float [], unit length
     overflow: jax.Array  # bool [], sticky: a capacity or a cell is too small, so that pairs may be missing
     cells: tuple[int, ...] = static()  # along each axis; none: everybody is a candidate
-    run_capacity: int = static()  # candidates of a particle in a row of cells
+    row_capacity: int = static()  # candidates of a particle in a row of cells
 
     @property
     def arrays(self) -> tuple[jax.Array, ...]:
@@ -60,10 +60,10 @@ class NeighborList(Pairs):
         return self.overflow
 
     @property
-    def is_complete(self) -> bool:
+    def cannot_overflow(self) -> bool:
         """Whether its capacities suffice for any positions, so that larger ones would change nothing."""
         capacity, n = self.indices.shape[-2:]
-        return capacity >= n - 1 and (not self.cells or self.run_capacity >= n)
+        return capacity >= n - 1 and (not self.cells or self.row_capacity >= n)
 
     def update(self, space: Space, positions: jax.Array) -> "NeighborList":
         neighbors, space, positions = lax.stop_gradient((self, space, positions))
@@ -111,12 +111,12 @@ def allocate(space: Space, positions: jax.Array, *, cutoff: float, skin: float, 
         raise ValueError(f"positions has shape {positions.shape}; must be [n, 2] or [n, 3]")
     if not (jnp.issubdtype(positions.dtype, jnp.floating) and np.all(np.isfinite(positions))):
         raise ValueError(f"positions holds {positions.dtype}, perhaps infinite or NaN; must be finite floats")
-    cutoff, skin = Real(above=0).converted("cutoff", cutoff), Real(at_least=0).converted("skin", skin)
-    slack = Real(at_least=1).converted("slack", slack)
+    cutoff, skin = Real(above=0).convert("cutoff", cutoff), Real(at_least=0).convert("skin", skin)
+    slack = Real(at_least=1).convert("slack", slack)
     AllPairs().check_cutoff("cutoff", cutoff, space, positions.shape[1])
     cells, reach = choose_cells(space, positions, cutoff + skin), jnp.asarray(cutoff + skin, positions.dtype)
-    capacity, run_capacity = room(
-        lambda run_capacity: _count(space, positions, reach, cells, run_capacity), len(positions), slack
+    capacity, row_capacity = room(
+        lambda row_capacity: _count(space, positions, reach, cells, row_capacity), len(positions), slack
     )
     unbuilt = NeighborList(
         indices=jnp.zeros((capacity, len(positions)), jnp.int32),
@@ -127,35 +127,35 @@ def allocate(space: Space, positions: jax.Array, *, cutoff: float, skin: float, 
         skin=jnp.asarray(skin, positions.dtype),
         overflow=jnp.asarray(False),
         cells=cells,
-        run_capacity=run_capacity,
+        row_capacity=row_capacity,
     )
     return jax.jit(build)(unbuilt, space, positions)
 
 
-def room(count: Callable[[int], Neighbors], n: int, slack: float, *, run_capacity: int = WORD) -> tuple[int, int]:
-    """The capacities of a list of n particles, `(capacity, run_capacity)`, on the host.
+def room(count: Callable[[int], Neighbors], n: int, slack: float, *, row_capacity: int = WORD) -> tuple[int, int]:
+    """The capacities of a list of n particles, `(capacity, row_capacity)`, on the host.
 
     Args:
-        count: a search of all neighbours with this `run_capacity`, or a batch of them.
+        count: a search of all neighbours with this `row_capacity`, or a batch of them.
         n: particles.
         slack: room over what they need.
-        run_capacity: the least; up to whole words it costs nothing.
+        row_capacity: the least; up to whole words it costs nothing.
     """
     while True:
-        found = count(run_capacity)
-        needed = WORD * math.ceil(min(slack * int(np.max(found.longest_run)), n) / WORD)
-        if needed <= run_capacity:
+        found = count(row_capacity)
+        needed = WORD * math.ceil(min(slack * int(np.max(found.row_candidates)), n) / WORD)
+        if needed <= row_capacity:
             capacity = min(math.ceil(slack * max(1, int(np.max(found.columns)))), max(1, n - 1))
-            return capacity, run_capacity
-        run_capacity = needed
+            return capacity, row_capacity
+        row_capacity = needed
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def _count(
-    space: Space, positions: jax.Array, reach: jax.Array, cells: tuple[int, ...], run_capacity: int
+    space: Space, positions: jax.Array, reach: jax.Array, cells: tuple[int, ...], row_capacity: int
 ) -> Neighbors:
     column = jnp.zeros((1, len(positions)), jnp.int32)
-    return find_neighbors(space, positions, reach, column, cells=cells, run_capacity=run_capacity)
+    return find_neighbors(space, positions, reach, column, cells=cells, row_capacity=row_capacity)
 
 
 def build(
@@ -240,7 +240,7 @@ def _build(neighbors: NeighborList, space: Space, positions: jax.Array) -> Neigh
         neighbors.cutoff + neighbors.skin,
         neighbors.indices,
         cells=neighbors.cells,
-        run_capacity=neighbors.run_capacity,
+        row_capacity=neighbors.row_capacity,
     )
     return neighbors.replace(
         indices=found.indices,

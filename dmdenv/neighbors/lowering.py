@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dmdenv._core.stored import stored
+from dmdenv._core.materialize import materialize
 from dmdenv.neighbors.kernel import Kernel
 from dmdenv.neighbors.particles_last import Mapped, Value, join, split, take
 
@@ -202,7 +202,7 @@ def _zeros(kernel: Kernel, count: int) -> list[Mapped]:
 
 def _outputs(sums: Sequence[Mapped], n: int, m: int) -> list[jax.Array]:
     """The outputs `[*s, n, m]` of sums over n m particles."""
-    return [a.reshape(*a.shape[:-1], n, m) for a in (join(total, (n * m,)) for total in stored(sums))]
+    return [a.reshape(*a.shape[:-1], n, m) for a in (join(total, (n * m,)) for total in materialize(sums))]
 
 
 def _masked(values: Sequence[Mapped], keep: jax.Array) -> Sequence[Mapped]:

@@ -33,7 +33,7 @@ def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int, *, present
     Raises:
         ValueError: for k below 1.
     """
-    k = Whole(at_least=1).converted("k", k)
+    k = Whole(at_least=1).convert("k", k)
     space, positions = lax.stop_gradient((space, jnp.asarray(positions)))
     n = positions.shape[0]
     own = lax.iota(jnp.int32, n)

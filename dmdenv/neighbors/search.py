@@ -33,12 +33,12 @@ class Neighbors(NamedTuple):
 
     indices: jax.Array  # int32 [capacity, n]; a particle's own index pads its column
     columns: jax.Array  # int32 [], the largest number of neighbours, perhaps beyond the capacity
-    longest_run: jax.Array  # int32 [], the largest number of candidates of a particle in a row of cells
+    row_candidates: jax.Array  # int32 [], the largest number of candidates of a particle in a row of cells
     overflow: jax.Array  # bool [], a capacity was exceeded or the cells do not fit the box: pairs may be missing
 
 
 def find_neighbors(
-    space: Space, positions: jax.Array, reach: jax.Array, into: jax.Array, *, cells: tuple[int, ...], run_capacity: int
+    space: Space, positions: jax.Array, reach: jax.Array, into: jax.Array, *, cells: tuple[int, ...], row_capacity: int
 ) -> Neighbors:
     """All pairs closer than the reach.
 
@@ -48,7 +48,7 @@ def find_neighbors(
         reach: unit length, `[]`.
         into: int32 `[capacity, n]`, replaced by the indices: so a program need not hold two of them.
         cells: see `dmdenv.neighbors.cells.choose_cells`; without any, everybody is a candidate.
-        run_capacity: candidates in a row of cells.
+        row_capacity: candidates in a row of cells.
     """
     capacity, n = into.shape
     if not cells:
@@ -62,17 +62,17 @@ def find_neighbors(
     def add_block(b, found: Neighbors) -> Neighbors:
         start = jnp.int32(jnp.minimum(b * size, n - size))  # the last block goes over some particles again
         mine = sorted_.block(start, size)
-        here = _read_out(_look_in_cells(space, reach, mine, candidates, cells, run_capacity), found.indices, start)
+        here = _read_out(_look_in_cells(space, reach, mine, candidates, cells, row_capacity), found.indices, start)
         return Neighbors(
             here.indices,
             jnp.maximum(found.columns, here.columns),
-            jnp.maximum(found.longest_run, here.longest_run),
+            jnp.maximum(found.row_candidates, here.row_candidates),
             found.overflow,
         )
 
     nothing = Neighbors(into, jnp.int32(0), jnp.int32(0), sorted_.misfit)
     found = lax.fori_loop(0, blocks, add_block, nothing) if blocks > 1 else add_block(0, nothing)
-    overflow = found.overflow | (found.longest_run > run_capacity) | (found.columns > capacity)
+    overflow = found.overflow | (found.row_candidates > row_capacity) | (found.columns > capacity)
     return found._replace(overflow=overflow)
 
 
@@ -82,7 +82,7 @@ class _Seen(NamedTuple):
     words: jax.Array  # uint32 [segments, m], bit b: candidate b is near
     occupied: jax.Array  # uint32 [ceil(segments / 32), m], bit s: segment s has a near one
     near: jax.Array  # int32 [m], near ones of a particle
-    longest: jax.Array  # int32 [], see `Neighbors.longest_run`
+    longest: jax.Array  # int32 [], see `Neighbors.row_candidates`
     who: Callable[[jax.Array, jax.Array], jax.Array]  # the particle at a segment and a bit, each int32 [m]
 
 
@@ -112,14 +112,14 @@ def _look_in_cells(
     mine: Sorted,
     candidates: Mapped,
     cells: tuple[int, ...],
-    run_capacity: int,
+    row_capacity: int,
 ) -> _Seen:
     """Segment s holds a part of a run of candidates, which are 2 n positions in the order of their cells."""
     m, last = mine.inside.shape[1], len(mine.particles) - 1
     inside = split(mine.inside, 1)
     rows = rows_around(space, cells)
-    words_a_row = math.ceil(run_capacity / WORD)
-    bits_a_word = math.ceil(run_capacity / words_a_row)
+    words_a_row = math.ceil(row_capacity / WORD)
+    bits_a_word = math.ceil(row_capacity / words_a_row)
 
     def segment(s):
         before = (s % words_a_row) * bits_a_word

@@ -15,8 +15,8 @@ from dmdenv.potentials.lennard_jones import lennard_jones, tail_energy, tail_pre
 from dmdenv.potentials.morse import morse
 from dmdenv.potentials.pair import PairPotential, pair_potential
 from dmdenv.potentials.parameters import BySpecies, PerParticle
+from dmdenv.potentials.signed_angles import cosine_signed_angles
 from dmdenv.potentials.soft_sphere import soft_sphere
-from dmdenv.potentials.turns import cosine_turns
 from dmdenv.potentials.wca import wca
 from dmdenv.potentials.yukawa import yukawa
 
@@ -32,7 +32,7 @@ __all__ = [
     "bond_potential",
     "cosine_angles",
     "cosine_dihedrals",
-    "cosine_turns",
+    "cosine_signed_angles",
     "dihedral_potential",
     "external_potential",
     "fene_bonds",

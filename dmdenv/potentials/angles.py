@@ -1,4 +1,4 @@
-"""Angles: functions of the angle theta at the middle one of three given particles, pi where they lie on a line.
+"""Angles: functions of the angle theta at the middle one of three given particles, pi where the chain is straight.
 
 Reference: Allen and Tildesley, Computer Simulation of Liquids, 2nd ed. (2017), section 1.3.3 and appendix C.2.
 """
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from numpy.typing import ArrayLike
 
-from dmdenv.potentials.bonded import Bonded, TermParameter, make
+from dmdenv.potentials.bonded import Bonded, TermParameter, make_bonded
 from dmdenv.space import Space, norm, unit
 
 
@@ -24,16 +24,16 @@ def angle_potential(function: Callable[..., jax.Array], angles: ArrayLike, **par
         parameters: each a number for all angles, `[m]` with one for each, or a tuple of these.
 
     Raises:
-        ValueError: angles of another shape, a particle twice in one, an angle that is there twice; a parameter of
+        ValueError: angles of another shape, a particle twice in one, the same angle twice; a parameter of
             another shape or not finite.
     """
-    return make(function, angle, "angles", angles, 3, parameters)
+    return make_bonded(function, angle, "angles", angles, 3, parameters)
 
 
 def harmonic_angles(angles: ArrayLike, *, stiffness: TermParameter = 1.0, angle: TermParameter) -> Bonded:
     """`u(theta) = stiffness (theta - angle)^2 / 2`.
 
-    On a line theta has a kink, and the force of that term is 0. `cosine_angles` is smooth there.
+    Where the three are on a line theta has a kink, and the force is taken as 0. `cosine_angles` is smooth there.
 
     Args:
         angles: int `[m, 3]`, the particles of each angle, its vertex in the middle.
@@ -56,7 +56,7 @@ def cosine_angles(angles: ArrayLike, *, stiffness: TermParameter = 1.0) -> Bonde
     Raises:
         ValueError: see `angle_potential`.
     """
-    return make(_cosine, cosine, "angles", angles, 3, {"stiffness": stiffness})
+    return make_bonded(_cosine, cosine, "angles", angles, 3, {"stiffness": stiffness})
 
 
 def cosine(space: Space, a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What a potential is: energies from which forces and virials follow."""
+"""The interface of a potential: energies, from which forces and virials follow."""
 
 import abc
 import functools
@@ -14,17 +14,17 @@ from dmdenv.space import Deformed, Space
 class Potential(Replaceable, abc.ABC):
     """The potential energy of a configuration, a pytree whose leaves are its dynamic parameters.
 
-    A subclass gives `energies`; all else is derived from it, and may be overridden where there is a faster way.
-    `pairs` says who may be a neighbour of whom; potentials with a topology of their own (bonds) do not look at it.
+    A subclass gives `cutoff` and `energies`; everything else is derived from them, and may be overridden where there is
+    a faster way. `pairs` are the neighbours; potentials with a topology of their own (bonds) ignore them.
     The sum `a + b` of two potentials is a potential.
     """
 
     @property
     @abc.abstractmethod
-    def reach(self) -> jax.Array:
-        """The distance beyond which two particles do not interact, float [], unit length: the cutoff of a list.
+    def cutoff(self) -> jax.Array:
+        """The distance beyond which two particles do not interact, float [], unit length.
 
-        0 for a potential that needs no neighbour list, infinite for one without cutoff.
+        A neighbour list needs at least this cutoff. 0 for a potential without pairs, infinite for one without cutoff.
         """
 
     @abc.abstractmethod
@@ -46,10 +46,10 @@ class Potential(Replaceable, abc.ABC):
         part. Reference: Thompson, Plimpton and Mattson, J. Chem. Phys. 131, 154107 (2009), eq. 12.
         """
 
-        def strained(deformation):
+        def strained_energy(deformation):
             return self.energy(Deformed(space, deformation), positions, pairs)  # pyright: ignore[reportArgumentType]
 
-        return -jax.grad(strained)(jnp.eye(positions.shape[-1], dtype=positions.dtype))
+        return -jax.grad(strained_energy)(jnp.eye(positions.shape[-1], dtype=positions.dtype))
 
     def __add__(self, other: "Potential") -> "Sum":
         if not isinstance(other, Potential):
@@ -68,9 +68,9 @@ class Sum(Potential):
     terms: tuple[Potential, ...]
 
     @property
-    def reach(self) -> jax.Array:
+    def cutoff(self) -> jax.Array:
         """The longest of the terms."""
-        return functools.reduce(jnp.maximum, [term.reach for term in self.terms])
+        return functools.reduce(jnp.maximum, [term.cutoff for term in self.terms])
 
     def energies(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
         return sum(term.energies(space, positions, pairs) for term in self.terms)  # pyright: ignore[reportReturnType]

@@ -1,4 +1,4 @@
-"""Terms of a fixed topology: a function of a bond's length, of an angle or of a dihedral, lifted to all particles."""
+"""Terms of a fixed topology: a function of the length of a bond, of an angle or of a dihedral."""
 
 import math
 from collections.abc import Callable
@@ -23,9 +23,9 @@ TermParameter = Any  # a number for all terms, an array [m] with one for each te
 class Bonded(Potential):
     """The energy of m terms, each a function of one coordinate of k particles.
 
-    Made by `bond_potential`, `angle_potential`, `dihedral_potential` and by each potential's own function. It takes
-    no neighbours: `pairs` is ignored, and `reach` is 0. Terms wrap around a periodic box by displacement. A particle's
-    energy is its equal share of each of its terms.
+    Made by `bond_potential`, `angle_potential`, `dihedral_potential` and by each potential's own function. It needs no
+    neighbours: `pairs` is ignored, and `cutoff` is 0. In a periodic box terms take the nearest images. The energy of a
+    term is shared equally by its particles.
     """
 
     function: Callable[..., jax.Array] = static()  # (coordinate, **parameters) -> energy, all []
@@ -34,7 +34,7 @@ class Bonded(Potential):
     parameters: dict[str, TermParameter]  # leaves [] or [m]; differentiable
 
     @property
-    def reach(self) -> jax.Array:
+    def cutoff(self) -> jax.Array:
         return jnp.asarray(0.0)
 
     def energies(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
@@ -46,7 +46,7 @@ class Bonded(Potential):
         return jnp.sum(self.term_energies(space, positions))
 
     def coordinates(self, space: Space, positions: jax.Array) -> Any:
-        """What the energy of each term is a function of, `[m]` or a tuple of these: a length, an angle, a cosine."""
+        """The coordinate of each term, such as a length or an angle, `[m]` or a tuple of these."""
         return jax.vmap(self.coordinate, (None, *[-1] * len(self.topology.particles)))(
             space, *jnp.moveaxis(self.topology.gather(positions), -2, 0)
         )
@@ -58,7 +58,7 @@ class Bonded(Potential):
         return jax.vmap(lambda x, own: self.function(x, **own), (0, per_term))(x, self.parameters)
 
 
-def make(
+def make_bonded(
     function: Callable[..., jax.Array],
     coordinate: Callable[..., Any],
     name: str,
@@ -68,7 +68,7 @@ def make(
     *,
     above: dict[str, float] | None = None,
 ) -> Bonded:
-    """A `Bonded` of checked topology and parameters; `above` has bounds of some of these."""
+    """A `Bonded` of checked topology and parameters, some of which have lower bounds `above`."""
     terms = topology(name, particles, roles)
     own = {
         key: as_term_parameter(key, value, terms.count, (above or {}).get(key, -math.inf))
@@ -88,4 +88,4 @@ def as_term_parameter(name: str, value: TermParameter, terms: int, above: float 
         return tuple(as_term_parameter(name, part, terms, above) for part in value)
     if np.shape(value) not in ((), (terms,)):
         raise ValueError(f"{name} has shape {np.shape(value)}; must be a number or [{terms}], one per term")
-    return Number(above=above, axes=1).converted(name, value)
+    return Number(above=above, axes=1).convert(name, value)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from numpy.typing import ArrayLike
 
-from dmdenv.potentials.bonded import Bonded, TermParameter, make
+from dmdenv.potentials.bonded import Bonded, TermParameter, make_bonded
 from dmdenv.space import Space, norm
 
 
@@ -26,10 +26,10 @@ def bond_potential(function: Callable[..., jax.Array], bonds: ArrayLike, **param
         parameters: each a number for all bonds, `[m]` with one for each, or a tuple of these.
 
     Raises:
-        ValueError: bonds of another shape, a particle bound to itself, a bond that is there twice; a parameter of
+        ValueError: bonds of another shape, a particle bound to itself, the same bond twice; a parameter of
             another shape or not finite.
     """
-    return make(function, length, "bonds", bonds, 2, parameters)
+    return make_bonded(function, length, "bonds", bonds, 2, parameters)
 
 
 def harmonic_bonds(bonds: ArrayLike, *, stiffness: TermParameter = 1.0, length: TermParameter = 1.0) -> Bonded:
@@ -49,8 +49,8 @@ def harmonic_bonds(bonds: ArrayLike, *, stiffness: TermParameter = 1.0, length: 
 def fene_bonds(bonds: ArrayLike, *, stiffness: TermParameter = 30.0, max_length: TermParameter = 1.5) -> Bonded:
     """`u(r) = -stiffness max_length^2 log(1 - (r / max_length)^2) / 2`: finitely extensible, attractive only.
 
-    A bond of `max_length` or more has broken: its energy is infinite, which marks the state, and its force is 0, as
-    the derivative of a constant, so that positions stay finite. Add `wca()` for the bead-spring model.
+    A bond of `max_length` or more has broken: its energy is infinite, which marks the state, and its force is 0 (the
+    derivative of a constant), so that positions stay finite. Add `wca()` for the bead-spring model.
 
     Args:
         bonds: int `[m, 2]`, the particles of each bond.
@@ -63,11 +63,11 @@ def fene_bonds(bonds: ArrayLike, *, stiffness: TermParameter = 30.0, max_length:
     Reference: Kremer and Grest, J. Chem. Phys. 92, 5057 (1990), eq. 2.
     """
     parameters = {"stiffness": stiffness, "max_length": max_length}
-    return make(_fene, length, "bonds", bonds, 2, parameters, above={"max_length": 0.0})
+    return make_bonded(_fene, length, "bonds", bonds, 2, parameters, above={"max_length": 0.0})
 
 
 def length(space: Space, a: jax.Array, b: jax.Array) -> jax.Array:
-    """The distance of two particles `[d]`, the shortest of its images, `[]`."""
+    """The distance of two particles `[d]` to the nearest image, `[]`."""
     return norm(space.displacement(a, b))
 
 

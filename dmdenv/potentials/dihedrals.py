@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from numpy.typing import ArrayLike
 
 from dmdenv.potentials.angles import arctan2
-from dmdenv.potentials.bonded import Bonded, TermParameter, make
+from dmdenv.potentials.bonded import Bonded, TermParameter, make_bonded
 from dmdenv.space import Space, norm
 
 
@@ -30,10 +30,10 @@ def dihedral_potential(function: Callable[..., jax.Array], dihedrals: ArrayLike,
         parameters: each a number for all dihedrals, `[m]` with one for each, or a tuple of these.
 
     Raises:
-        ValueError: dihedrals of another shape, a particle twice in one, a dihedral that is there twice; a parameter of
+        ValueError: dihedrals of another shape, a particle twice in one, the same dihedral twice; a parameter of
             another shape or not finite; when it is evaluated, positions that are not `[n, 3]`.
     """
-    return make(function, dihedral, "dihedrals", dihedrals, 4, parameters)
+    return make_bonded(function, dihedral, "dihedrals", dihedrals, 4, parameters)
 
 
 def cosine_dihedrals(
@@ -47,13 +47,13 @@ def cosine_dihedrals(
         phases: as many, each a number or `[m]`, unit radian; 0 by default.
 
     Raises:
-        ValueError: as many phases as there are not coefficients; see `dihedral_potential`.
+        ValueError: for another number of phases than of coefficients; see `dihedral_potential`.
     """
     phases = tuple(phases) if phases is not None else (0.0,) * len(coefficients)
     if len(phases) != len(coefficients):
         raise ValueError(f"phases has length {len(phases)}; must be {len(coefficients)}, as coefficients")
     parameters = {"coefficients": tuple(coefficients), "phases": phases}
-    return make(_cosine_series, cosine_and_sine, "dihedrals", dihedrals, 4, parameters)
+    return make_bonded(_cosine_series, cosine_and_sine, "dihedrals", dihedrals, 4, parameters)
 
 
 def opls_dihedrals(dihedrals: ArrayLike, *, coefficients: Sequence[TermParameter]) -> Bonded:
@@ -69,7 +69,7 @@ def opls_dihedrals(dihedrals: ArrayLike, *, coefficients: Sequence[TermParameter
     Reference: Jorgensen, Maxwell and Tirado-Rives, J. Am. Chem. Soc. 118, 11225 (1996), eq. 4.
     """
     _check_length(coefficients, 4, "F1 to F4")
-    return make(_opls, cosine_and_sine, "dihedrals", dihedrals, 4, {"coefficients": tuple(coefficients)})
+    return make_bonded(_opls, cosine_and_sine, "dihedrals", dihedrals, 4, {"coefficients": tuple(coefficients)})
 
 
 def ryckaert_bellemans_dihedrals(dihedrals: ArrayLike, *, coefficients: Sequence[TermParameter]) -> Bonded:
@@ -86,11 +86,11 @@ def ryckaert_bellemans_dihedrals(dihedrals: ArrayLike, *, coefficients: Sequence
     """
     _check_length(coefficients, 6, "C_0 to C_5")
     parameters = {"coefficients": tuple(coefficients)}
-    return make(_ryckaert_bellemans, cosine_and_sine, "dihedrals", dihedrals, 4, parameters)
+    return make_bonded(_ryckaert_bellemans, cosine_and_sine, "dihedrals", dihedrals, 4, parameters)
 
 
 def dihedral(space: Space, a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> jax.Array:
-    """The dihedral of four positions `[3]` along a chain, in (-pi, pi], `[]`; right-handed turns are positive."""
+    """The dihedral of four positions `[3]` along a chain, in (-pi, pi], `[]`; right-handed rotations are positive."""
     x, y = _normals(space, a, b, c, d)
     return arctan2(y, x)
 
@@ -98,7 +98,7 @@ def dihedral(space: Space, a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Arra
 def cosine_and_sine(
     space: Space, a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """Cosine and sine of the dihedral, each `[]`: what a series needs of it, without the angle itself."""
+    """Cosine and sine of the dihedral, each `[]`: all that a series needs, without the angle itself."""
     x, y = _normals(space, a, b, c, d)
     length = norm(jnp.stack([x, y]))
     defined = length > 0

@@ -1,6 +1,6 @@
 """External fields: functions of the position of one particle.
 
-A field is at rest in space: it does not deform with the box, so it has no virial.
+A field is fixed in space: it does not deform with the box, so it has no virial.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ FieldParameterLike = float | np.ndarray | FieldParameter
 class External(Potential):
     """The energy of each particle in a field.
 
-    Made by `external_potential` and by each field's own function. It takes no neighbours: `pairs` is ignored, and
-    `reach` is 0.
+    Made by `external_potential` and by each field's own function. It needs no neighbours: `pairs` is ignored, and
+    `cutoff` is 0.
     """
 
     function: Callable[..., jax.Array] = static()  # (space, position [d], **parameters) -> energy []
     parameters: dict[str, FieldParameter]  # of any shape, shared by all, or PerParticle [n, ...]; differentiable
 
     @property
-    def reach(self) -> jax.Array:
+    def cutoff(self) -> jax.Array:
         return jnp.asarray(0.0)
 
     def energies(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
@@ -45,7 +45,7 @@ class External(Potential):
         return jax.vmap(lambda r, own: self.function(space, r, **shared, **own))(positions, own)
 
     def virial(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
-        """Zero, `[d, d]`: the field stays as it is when the box deforms."""
+        """Zero, `[d, d]`: the field does not deform with the box."""
         return jnp.zeros((positions.shape[-1],) * 2, positions.dtype)
 
 
@@ -65,7 +65,7 @@ def external_potential(function: Callable[..., jax.Array], **parameters: FieldPa
     Raises:
         ValueError: for a parameter that is not finite; when it is evaluated, for a `PerParticle` of another length.
     """
-    return _make(_OfPosition(function), **parameters)
+    return _make_external(_OfPosition(function), **parameters)
 
 
 def harmonic_trap(
@@ -82,7 +82,7 @@ def harmonic_trap(
     """
     if not isinstance(stiffness, PerParticle) and jnp.ndim(stiffness):
         raise ValueError(f"stiffness has shape {jnp.shape(stiffness)}; must be a number or PerParticle")
-    return _make(_harmonic, stiffness=stiffness, center=_vector("center", center))
+    return _make_external(_harmonic, stiffness=stiffness, center=_vector("center", center))
 
 
 def uniform_field(*, force: float | np.ndarray | FieldParameter) -> External:
@@ -96,15 +96,15 @@ def uniform_field(*, force: float | np.ndarray | FieldParameter) -> External:
     Raises:
         ValueError: for a force that is not finite or of another shape.
     """
-    return _make(_uniform, force=_vector("force", force))
+    return _make_external(_uniform, force=_vector("force", force))
 
 
-def _make(function: Callable[..., jax.Array], **parameters: FieldParameterLike) -> External:
+def _make_external(function: Callable[..., jax.Array], **parameters: FieldParameterLike) -> External:
     return External(function=function, parameters={name: _as_field(name, p) for name, p in parameters.items()})
 
 
 def _as_field(name: str, value: FieldParameterLike) -> FieldParameter:
-    return value if isinstance(value, PerParticle) else Number(axes=None).converted(name, value)
+    return value if isinstance(value, PerParticle) else Number(axes=None).convert(name, value)
 
 
 def _vector(name: str, value: float | np.ndarray | FieldParameter) -> float | np.ndarray | FieldParameter:
@@ -126,7 +126,7 @@ def _uniform(space: Space, r: jax.Array, *, force: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class _OfPosition:
-    """A function of the position alone; equal for equal functions, so that compiled code is shared."""
+    """A function of the position alone; equal for equal functions, to share compiled code."""
 
     function: Callable[..., jax.Array]
 

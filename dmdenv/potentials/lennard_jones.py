@@ -8,7 +8,7 @@ import math
 
 import jax
 
-from dmdenv.potentials.pair import PairPotential, Truncation, inverse, make
+from dmdenv.potentials.pair import PairPotential, Truncation, inverse, make_pair_potential
 from dmdenv.potentials.parameters import ParameterLike
 
 
@@ -34,7 +34,7 @@ def lennard_jones(
     Raises:
         ValueError: see `dmdenv.potentials.pair_potential`.
     """
-    return make(
+    return make_pair_potential(
         _energy,
         cutoff=cutoff,
         cutoff_unit=cutoff_unit,
@@ -51,7 +51,7 @@ def _energy(s: jax.Array, *, epsilon: jax.Array, sigma: jax.Array) -> jax.Array:
 
 
 def tail_energy(*, epsilon: float = 1.0, sigma: float = 1.0, cutoff: float, density: float) -> float:
-    """What a fluid without structure beyond the cutoff adds to the energy a particle, in 3-D, unit energy.
+    """The energy per particle from beyond the cutoff, in a 3-D fluid without structure there, unit energy.
 
     `U / N = (8 pi / 3) epsilon density sigma^3 ((sigma / rc)^9 / 3 - (sigma / rc)^3)`.
     """
@@ -60,7 +60,7 @@ def tail_energy(*, epsilon: float = 1.0, sigma: float = 1.0, cutoff: float, dens
 
 
 def tail_pressure(*, epsilon: float = 1.0, sigma: float = 1.0, cutoff: float, density: float) -> float:
-    """What a fluid without structure beyond the cutoff adds to the pressure in 3-D, unit energy / length^3.
+    """The pressure from beyond the cutoff, in a 3-D fluid without structure there, unit energy / length^3.
 
     `p = (16 pi / 3) epsilon density^2 sigma^3 ((2 / 3) (sigma / rc)^9 - (sigma / rc)^3)`.
     """

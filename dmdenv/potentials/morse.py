@@ -6,7 +6,7 @@ Reference: Morse, Phys. Rev. 34, 57 (1929), eq. 4.
 import jax
 import jax.numpy as jnp
 
-from dmdenv.potentials.pair import PairPotential, Truncation, make
+from dmdenv.potentials.pair import PairPotential, Truncation, make_pair_potential
 from dmdenv.potentials.parameters import ParameterLike
 
 
@@ -34,7 +34,7 @@ def morse(
     Raises:
         ValueError: see `dmdenv.potentials.pair_potential`.
     """
-    return make(
+    return make_pair_potential(
         _energy,
         cutoff=cutoff,
         cutoff_unit=cutoff_unit,

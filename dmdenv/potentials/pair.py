@@ -44,15 +44,15 @@ class PairPotential(Potential):
 
     function: Callable[..., jax.Array] = static()  # (s, **parameters) -> energy, all []; s the squared distance
     parameters: dict[str, Parameter]  # differentiable
-    cutoff: Parameter  # in units of `cutoff_unit`; infinite for none
+    pair_cutoff: Parameter  # in units of `cutoff_unit`; infinite for none
     onset: Parameter | None  # of the switch, in units of `cutoff_unit`
     cutoff_unit: str | None = static()  # a parameter, such as the diameter; None for the unit of length
     truncation: Truncation = static()
 
     @property
-    def reach(self) -> jax.Array:
+    def cutoff(self) -> jax.Array:
         """The longest cutoff of any pair, or more where cutoff and `cutoff_unit` both differ between pairs."""
-        cutoff = largest(self.cutoff)
+        cutoff = largest(self.pair_cutoff)
         return cutoff * largest(self.parameters[self.cutoff_unit]) if self.cutoff_unit else cutoff
 
     def energies(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
@@ -78,14 +78,14 @@ class PairPotential(Potential):
 
     def _features(self, space: Space, positions: jax.Array, pairs: Pairs) -> dict[str, Any]:
         with jax.ensure_compile_time_eval():  # what is known outside of jit is known inside
-            reach = self.reach
-        pairs.check_cutoff("cutoff", reach, space, positions.shape[-1], endless=True)
+            cutoff = self.cutoff
+        pairs.check_cutoff("cutoff", cutoff, space, positions.shape[-1], endless=True)
         return {"position": positions, "own": features(self._own)}
 
     @property
     def _own(self) -> dict[str, Parameter]:
         onset = {} if self.onset is None else {"onset": self.onset}
-        return {**self.parameters, "cutoff": self.cutoff, **onset}
+        return {**self.parameters, "cutoff": self.pair_cutoff, **onset}
 
     def _pair(self, space: Space, a: dict, b: dict):
         """Squared distance s and displacement, whether s is inside the cutoff and above 0, and the energy of s.
@@ -100,13 +100,13 @@ class PairPotential(Potential):
         s = jnp.sum(d * d)
         inside, apart = s < cutoff**2, s > 0
         eps = float(jnp.finfo(s.dtype).eps)
-        nearest = (eps / 2) ** 2  # stands for 0: as good as it, and 1 / s^2 is finite
-        # a compiler may repeat the comparison and round s differently: what stands for a farther s is just inside
-        border = jax.lax.stop_gradient(jnp.where(cutoff > 0, (1 - 4 * eps) * cutoff**2, 1.0))
-        safe = jnp.where(inside, jnp.where(apart, s, nearest), border)
+        nearest = (eps / 2) ** 2  # stands for 0: no different in effect, and 1 / s^2 is finite
+        # a compiler may repeat the comparison and round s differently: just inside the cutoff stands for a farther s
+        farthest = jax.lax.stop_gradient(jnp.where(cutoff > 0, (1 - 4 * eps) * cutoff**2, 1.0))
+        safe = jnp.where(inside, jnp.where(apart, s, nearest), farthest)
 
         def energy(s: jax.Array) -> jax.Array:
-            return truncated(self.function, self.truncation, s, cutoff, onset, values)
+            return truncate(self.function, self.truncation, s, cutoff, onset, values)
 
         return safe, d, inside, apart, energy
 
@@ -127,10 +127,10 @@ def pair_potential(
     Args:
         function: `function(r, **parameters)`, the energy of a pair at distance r, all `[]`. A function that is defined
             once (not a new lambda at each call) shares compiled code.
-        cutoff: where it ends, unit length; `math.inf` for a potential without end, which takes all pairs.
+        cutoff: where it ends, unit length; `math.inf` for a potential without cutoff, which takes all pairs.
         cutoff_unit: the name of a parameter, above 0, in units of which cutoff and onset are given: `cutoff=1.0,
             cutoff_unit="sigma"` ends each pair at its own sigma, and follows a change of it.
-        truncation: how it ends there, see the module's table.
+        truncation: how it ends there: see the module's table.
         onset: where the switch begins, for `truncation="switched"`.
         parameters: numbers, `BySpecies` or `PerParticle`.
 
@@ -138,7 +138,7 @@ def pair_potential(
         ValueError: for a parameter that is not finite, a cutoff that is not positive, a cutoff unit that is no
             parameter, another truncation, an onset without switch or beyond the cutoff.
     """
-    return make(
+    return make_pair_potential(
         _OfDistance(function),
         cutoff=cutoff,
         cutoff_unit=cutoff_unit,
@@ -148,7 +148,7 @@ def pair_potential(
     )
 
 
-def make(
+def make_pair_potential(
     function: Callable[..., jax.Array],
     *,
     cutoff: ParameterLike,
@@ -158,12 +158,12 @@ def make(
     **parameters: ParameterLike,
 ) -> PairPotential:
     """`pair_potential` for a function of the squared distance: `function(s, **parameters)`."""
-    truncation = Choice(get_args(Truncation)).converted("truncation", truncation)
+    truncation = Choice(get_args(Truncation)).convert("truncation", truncation)
     if (onset is not None) != (truncation == "switched"):
         valid = "a number" if truncation == "switched" else "None"
         raise ValueError(f"onset = {onset!r}; must be {valid} for truncation = {truncation!r}")
     if cutoff_unit is not None:
-        Choice(tuple(parameters)).converted("cutoff_unit", cutoff_unit)
+        Choice(tuple(parameters)).convert("cutoff_unit", cutoff_unit)
     endless = isinstance(cutoff, float) and cutoff == np.inf
     if endless and truncation != "truncated":
         raise ValueError(f"truncation = {truncation!r}; must be 'truncated' without a cutoff")
@@ -179,14 +179,14 @@ def make(
     return PairPotential(
         function=function,
         parameters=own,
-        cutoff=ends,
+        pair_cutoff=ends,
         onset=begins,
         cutoff_unit=cutoff_unit,
         truncation=truncation,
     )
 
 
-def truncated(
+def truncate(
     function: Callable[..., jax.Array],
     truncation: Truncation,
     s: jax.Array,
@@ -194,7 +194,7 @@ def truncated(
     onset: jax.Array | None,
     values: dict[str, jax.Array],
 ) -> jax.Array:
-    """The energy at squared distance s inside the cutoff, brought to its end as the module's table says."""
+    """The energy at squared distance s inside the cutoff, truncated as in the module's table."""
 
     def u(s):
         return function(s, **values)
@@ -212,7 +212,7 @@ def truncated(
 
 @jax.custom_jvp
 def inverse(s: jax.Array) -> jax.Array:
-    """`1 / s`, of which a force takes one division: JAX's own derivative divides once more."""
+    """`1 / s`, of which a force costs one division: JAX's own derivative divides once more."""
     return 1.0 / s
 
 
@@ -230,7 +230,7 @@ def _derivative(function: Callable[[jax.Array], jax.Array], s: jax.Array) -> jax
 
 @dataclasses.dataclass(frozen=True)
 class _OfDistance:
-    """A function of the distance as one of its square; equal for equal functions, so that compiled code is shared."""
+    """A function of the distance as one of its square; equal for equal functions, to share compiled code."""
 
     function: Callable[..., jax.Array]
 

@@ -48,7 +48,7 @@ class BySpecies(PairParameter):
         species: int `[n]`, from 0 to k - 1.
 
     Raises:
-        ValueError: for a concrete matrix that is not finite, square and symmetric, or species that it does not have.
+        ValueError: for a concrete matrix that is not finite, square and symmetric, or species without a row in it.
     """
 
     matrix: jax.Array
@@ -120,15 +120,15 @@ def as_parameter(name: str, value: ParameterLike, *, above: float = -math.inf) -
     if isinstance(value, PairParameter):
         if isinstance(value, PerParticle) and value.values.ndim != 1:
             raise ValueError(f"{name} has values of shape {value.values.shape}; must be [n] for a pair")
-        Number(above=above, axes=None).converted(name, value.numbers)
+        Number(above=above, axes=None).convert(name, value.numbers)
         return value
     if jnp.ndim(value):
         raise ValueError(f"{name} has shape {jnp.shape(value)}; must be a number, BySpecies or PerParticle")
-    return Number(above=above).converted(name, value)
+    return Number(above=above).convert(name, value)
 
 
 def features(parameters: dict[str, Parameter]) -> dict[str, jax.Array]:
-    """What each particle has to know of its parameters, leaves `[n, ...]`."""
+    """What each particle carries of these parameters, leaves `[n, ...]`."""
     return {name: p.features for name, p in parameters.items() if isinstance(p, PairParameter)}
 
 
@@ -144,7 +144,7 @@ def largest(parameter: Parameter) -> jax.Array:
 
 def _checked_matrix(matrix: jax.Array) -> jax.Array:
     """The matrix in the default precision, refused unless it is symmetric."""
-    found = Number(axes=None).converted("BySpecies.matrix", matrix)
+    found = Number(axes=None).convert("BySpecies.matrix", matrix)
     square = found.ndim == 2 and found.shape[0] == found.shape[1]
     if not square or not (isinstance(found, jax.core.Tracer) or np.allclose(found, found.T)):
         raise ValueError(f"BySpecies.matrix = {shown(matrix)}; must be a symmetric matrix [k, k]")
@@ -152,7 +152,7 @@ def _checked_matrix(matrix: jax.Array) -> jax.Array:
 
 
 def _checked_species(species: jax.Array, kinds: int) -> jax.Array:
-    """The species as int32, refused where the matrix does not have them."""
+    """The species as int32, refused where the matrix has no row for them."""
     if isinstance(species, jax.core.Tracer):
         return species
     found = np.asarray(species)

@@ -6,7 +6,7 @@ Reference: O'Hern, Silbert, Liu and Nagel, Phys. Rev. E 68, 011306 (2003), eq. 1
 import jax
 import jax.numpy as jnp
 
-from dmdenv.potentials.pair import PairPotential, make
+from dmdenv.potentials.pair import PairPotential, make_pair_potential
 from dmdenv.potentials.parameters import ParameterLike, as_parameter
 
 
@@ -17,7 +17,7 @@ def soft_sphere(
 
     Args:
         epsilon: strength, unit energy.
-        sigma: sum of the radii, unit length: the cutoff. `PerParticle` diameters are mixed arithmetically.
+        sigma: sum of the radii, unit length: the cutoff. `PerParticle` diameters mix arithmetically.
         alpha: exponent, above 1: 2 harmonic, 5/2 Hertzian. The force is continuous; the second derivative jumps at
             contact for 2, and is unbounded there below 2.
 
@@ -25,7 +25,7 @@ def soft_sphere(
         ValueError: see `dmdenv.potentials.pair_potential`.
     """
     alpha = as_parameter("alpha", alpha, above=1.0)
-    return make(_energy, cutoff=1.0, cutoff_unit="sigma", epsilon=epsilon, sigma=sigma, alpha=alpha)
+    return make_pair_potential(_energy, cutoff=1.0, cutoff_unit="sigma", epsilon=epsilon, sigma=sigma, alpha=alpha)
 
 
 def _energy(s: jax.Array, *, epsilon: jax.Array, sigma: jax.Array, alpha: jax.Array) -> jax.Array:

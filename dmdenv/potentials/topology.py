@@ -1,7 +1,7 @@
-"""Which particles a bond, an angle or a dihedral joins.
+"""The particles that bonds, angles or dihedrals join.
 
-Positions are gathered to the terms; forces and energies are collected from them. Each of the two is the transpose of
-the other, and both are gathers, over a table made once on the host, so that nothing is ever scattered.
+Positions are gathered to the terms; forces and energies are collected from them. The two are transposes of each other,
+and both are gathers over a table made once on the host, so that nothing is ever scattered.
 """
 
 import functools
@@ -23,7 +23,9 @@ class Topology:
     """m terms that join k particles each. Made by `topology`."""
 
     particles: jax.Array  # int32 [k, m]: the particle in each role of each term
-    places: jax.Array  # int32 [K, p]: where each of the first p particles stands in `particles`, flattened; -1 pads
+    places: (
+        jax.Array
+    )  # int32 [K, p]: where each of the first p particles occurs in `particles`, flattened; padded with -1
 
     @property
     def count(self) -> int:
@@ -31,10 +33,10 @@ class Topology:
         return self.particles.shape[1]
 
     def gather(self, values: jax.Array) -> jax.Array:
-        """What the particles have, `[n, ...]`, at each role of each term, `[..., k, m]`.
+        """Values of the particles, `[n, ...]`, at each role of each term, `[..., k, m]`.
 
         Raises:
-            ValueError: when the terms join a particle that `values` does not have.
+            ValueError: when the terms join more particles than `values` has.
         """
         n, known = values.shape[0], self.places.shape[1]
         if n < known:
@@ -43,7 +45,7 @@ class Topology:
         return y.reshape(*y.shape[:-1], *self.particles.shape)
 
     def collect(self, values: jax.Array, n: int) -> jax.Array:
-        """The sum over its roles of what each of n particles is given there, from `[..., k, m]` to `[n, ...]`."""
+        """The sum of values over the roles of each of n particles, from `[..., k, m]` to `[n, ...]`."""
         flat = values.reshape(*values.shape[:-2], -1)
         return jnp.moveaxis(gather_p.bind(flat, *self._maps(n), collect=True), -1, 0)
 
@@ -53,7 +55,7 @@ class Topology:
 
 
 def topology(name: str, particles: ArrayLike, roles: int) -> Topology:
-    """The topology of terms that are the same read backwards, as bonds, angles and dihedrals are.
+    """The topology of terms that are the same in reverse order, as bonds, angles and dihedrals are.
 
     Args:
         name: what messages call the terms.
@@ -61,7 +63,7 @@ def topology(name: str, particles: ArrayLike, roles: int) -> Topology:
         roles: the particles of a term.
 
     Raises:
-        ValueError: another shape or type, a negative particle, one that is twice in a term, a term that is there twice.
+        ValueError: another shape or type, a negative particle, a particle twice in a term, the same term twice.
         TypeError: traced particles.
     """
     if isinstance(particles, jax.core.Tracer):
@@ -87,7 +89,7 @@ def topology(name: str, particles: ArrayLike, roles: int) -> Topology:
 
 
 def _places(particles: np.ndarray) -> np.ndarray:
-    """Where each particle stands in a flat array of particles, `[K, p]`, -1 where it stands there fewer times."""
+    """Where each particle occurs in a flat array of particles, `[K, p]`, padded with -1."""
     order = np.argsort(particles, kind="stable")
     count = np.bincount(particles)
     first = np.cumsum(count) - count
@@ -141,7 +143,7 @@ def _batch(operands, axes, *, collect: bool):
     def batch_first(a, axis):
         return jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
 
-    def joined(a):
+    def join(a):
         a = jnp.moveaxis(a, 0, -2)
         return a.reshape(*a.shape[:-2], -1)
 
@@ -149,7 +151,7 @@ def _batch(operands, axes, *, collect: bool):
     system = jnp.arange(size, dtype=particles.dtype)
     particles = particles + places.shape[-1] * system[:, None]
     places = jnp.where(places >= 0, places + particles.shape[-1] * system[:, None, None], -1)
-    y = gather_p.bind(joined(x), joined(particles), joined(places), collect=collect)
+    y = gather_p.bind(join(x), join(particles), join(places), collect=collect)
     return y.reshape(*y.shape[:-1], size, -1), y.ndim - 1
 
 

@@ -5,7 +5,7 @@ Reference: Weeks, Chandler and Andersen, J. Chem. Phys. 54, 5237 (1971), eq. 4.
 
 import jax
 
-from dmdenv.potentials.pair import PairPotential, inverse, make
+from dmdenv.potentials.pair import PairPotential, inverse, make_pair_potential
 from dmdenv.potentials.parameters import ParameterLike
 
 
@@ -21,7 +21,7 @@ def wca(*, epsilon: ParameterLike = 1.0, sigma: ParameterLike = 1.0) -> PairPote
     Raises:
         ValueError: see `dmdenv.potentials.pair_potential`.
     """
-    return make(_energy, cutoff=2.0 ** (1.0 / 6.0), cutoff_unit="sigma", epsilon=epsilon, sigma=sigma)
+    return make_pair_potential(_energy, cutoff=2.0 ** (1.0 / 6.0), cutoff_unit="sigma", epsilon=epsilon, sigma=sigma)
 
 
 def _energy(s: jax.Array, *, epsilon: jax.Array, sigma: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The Yukawa potential: a charge behind a screen.
+"""The Yukawa potential: a screened charge.
 
 Reference: Yukawa, Proc. Phys.-Math. Soc. Jpn. 17, 48 (1935), eq. 3.
 """
@@ -6,7 +6,7 @@ Reference: Yukawa, Proc. Phys.-Math. Soc. Jpn. 17, 48 (1935), eq. 3.
 import jax
 import jax.numpy as jnp
 
-from dmdenv.potentials.pair import PairPotential, Truncation, make
+from dmdenv.potentials.pair import PairPotential, Truncation, make_pair_potential
 from dmdenv.potentials.parameters import ParameterLike
 
 
@@ -30,7 +30,9 @@ def yukawa(
     Raises:
         ValueError: see `dmdenv.potentials.pair_potential`.
     """
-    return make(_energy, cutoff=cutoff, truncation=truncation, onset=onset, strength=strength, screening=screening)
+    return make_pair_potential(
+        _energy, cutoff=cutoff, truncation=truncation, onset=onset, strength=strength, screening=screening
+    )
 
 
 def _energy(s: jax.Array, *, strength: jax.Array, screening: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ from dmdenv.quantities.structure import (
     wave_integers,
     wave_vectors,
 )
-from dmdenv.quantities.superposition import rmsd, superposed
+from dmdenv.quantities.superposition import rmsd, superpose
 from dmdenv.quantities.thermodynamics import kinetic_energy, pressure, stress_tensor, temperature
 from dmdenv.quantities.transport import (
     mean_squared_displacement,
@@ -53,7 +53,7 @@ __all__ = [
     "steinhardt",
     "stress_tensor",
     "structure_factor",
-    "superposed",
+    "superpose",
     "temperature",
     "unfold",
     "velocity_autocorrelation",

@@ -9,7 +9,7 @@ from jax import lax
 
 from dmdenv.neighbors import Pairs, neighbor_sum
 from dmdenv.potentials.parameters import ParameterLike, as_parameter, features, largest, of_pair
-from dmdenv.quantities.neighborhood import check_reach
+from dmdenv.quantities.neighborhood import check_range
 from dmdenv.space import Space
 
 
@@ -34,7 +34,7 @@ def contact_numbers(
         ValueError: for diameters that are not positive and finite, or farther than `pairs` reaches.
     """
     parameter = {"diameter": as_parameter("diameter", diameter, above=0)}
-    check_reach("diameter", largest(parameter["diameter"]), space, positions, pairs)
+    check_range("diameter", largest(parameter["diameter"]), space, positions, pairs)
     present = jnp.ones(positions.shape[0], bool) if present is None else present
 
     def kernel(a, b):

@@ -88,7 +88,7 @@ def elasticity(
         ValueError: in free space, which has no volume; for a tolerance that is not positive.
     """
     require_periodic(space)
-    tolerance = Real(above=0).converted("tolerance", tolerance)
+    tolerance = Real(above=0).convert("tolerance", tolerance)
     n, d = positions.shape
     volume, identity = space.volume(d), jnp.eye(d, dtype=positions.dtype)
 

@@ -41,12 +41,12 @@ def check_onset(cutoff: jax.Array | float, onset: jax.Array | float | None) -> N
         raise ValueError(f"onset = {onset!r}; must be >= 0 and below the cutoff, {cutoff!r}")
 
 
-def check_reach(name: str, reach: jax.Array | float, space: Space, positions: jax.Array, pairs: Pairs) -> None:
+def check_range(name: str, distance: jax.Array | float, space: Space, positions: jax.Array, pairs: Pairs) -> None:
     """Refuse a concrete range that is not positive, or farther than the pairs are known.
 
     Raises:
         ValueError: for a range beyond the cutoff of a list or, with all pairs, beyond half the box.
     """
-    if not isinstance(reach, jax.core.Tracer) and not float(reach) > 0:
-        raise ValueError(f"{name} = {float(reach):g}; must be > 0")
-    pairs.check_cutoff(name, reach, space, positions.shape[1])
+    if not isinstance(distance, jax.core.Tracer) and not float(distance) > 0:
+        raise ValueError(f"{name} = {float(distance):g}; must be > 0")
+    pairs.check_cutoff(name, distance, space, positions.shape[1])

@@ -16,7 +16,7 @@ from jax import lax
 
 from dmdenv._core.fields import Whole
 from dmdenv.neighbors import Pairs, neighbor_sum
-from dmdenv.quantities.neighborhood import check_onset, check_reach, mean, neighbor_weight
+from dmdenv.quantities.neighborhood import check_onset, check_range, mean, neighbor_weight
 from dmdenv.space import Space, norm, unit
 
 
@@ -50,9 +50,9 @@ def bond_order(
     """
     if positions.ndim != 2 or positions.shape[1] != 2:
         raise ValueError(f"positions has shape {positions.shape}; must be [n, 2]")
-    k = Whole(at_least=1).converted("k", k)
+    k = Whole(at_least=1).convert("k", k)
     check_onset(cutoff, onset)
-    check_reach("cutoff", cutoff, space, positions, pairs)
+    check_range("cutoff", cutoff, space, positions, pairs)
 
     def kernel(a, b):
         d = space.displacement(b, a)
@@ -133,9 +133,9 @@ def _steinhardt_vectors(space: Space, positions: jax.Array, pairs: Pairs, *, l: 
     """q_lm times sqrt(4 pi / (2 l + 1)), `[n, 2 l + 1]`, for real harmonics."""
     if positions.ndim != 2 or positions.shape[1] != 3:
         raise ValueError(f"positions has shape {positions.shape}; must be [n, 3]")
-    l = Whole(at_least=0).converted("l", l)
+    l = Whole(at_least=0).convert("l", l)
     check_onset(cutoff, onset)
-    check_reach("cutoff", cutoff, space, positions, pairs)
+    check_range("cutoff", cutoff, space, positions, pairs)
 
     def kernel(a, b):
         d = space.displacement(b, a)

@@ -20,7 +20,7 @@ from jax.scipy.special import erf
 
 from dmdenv._core.fields import Whole
 from dmdenv.neighbors import Pairs, neighbor_sum
-from dmdenv.quantities.neighborhood import check_reach, mean
+from dmdenv.quantities.neighborhood import check_range, mean
 from dmdenv.space import Space, norm, require_periodic
 
 
@@ -80,7 +80,7 @@ def partial_radial_distributions(
     require_periodic(space)
     _check_edges(edges)
     edges = jnp.asarray(edges, dtype)
-    check_reach("edges[-1]", edges[-1], space, positions, pairs)
+    check_range("edges[-1]", edges[-1], space, positions, pairs)
     kind = jax.nn.one_hot(species, kinds, dtype=dtype)
 
     def kernel(a, b):
@@ -160,7 +160,7 @@ def structure_factor(
     integers = jnp.asarray(integers)
     if integers.ndim != 2 or integers.shape[1] != positions.shape[1]:
         raise ValueError(f"integers has shape {integers.shape}; must be [m, {positions.shape[1]}]")
-    chunk = Whole(at_least=1).converted("chunk", chunk)
+    chunk = Whole(at_least=1).convert("chunk", chunk)
     fractional = periodic.fractional(positions)
     fractional = fractional - lax.stop_gradient(jnp.round(fractional))
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from dmdenv.space import norm
 
 
-def superposed(reference: jax.Array, positions: jax.Array) -> jax.Array:
+def superpose(reference: jax.Array, positions: jax.Array) -> jax.Array:
     """The reference, turned and shifted to lie as close to the positions as it can, `[..., n, 2]`, unit length.
 
     No reflection: a shape and its mirror image differ. Differentiable but where the best rotation is not determined
@@ -36,9 +36,9 @@ def superposed(reference: jax.Array, positions: jax.Array) -> jax.Array:
 def rmsd(reference: jax.Array, positions: jax.Array) -> jax.Array:
     """The root of the mean squared distance of the particles from the superposed reference, `[...]`, unit length.
 
-    Arguments and errors: see `superposed`.
+    Arguments and errors: see `superpose`.
     """
-    distances = superposed(reference, positions) - positions
+    distances = superpose(reference, positions) - positions
     return norm(distances.reshape(*distances.shape[:-2], -1)) / distances.shape[-2] ** 0.5
 
 

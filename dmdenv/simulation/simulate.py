@@ -117,7 +117,7 @@ def simulate(
         FloatingPointError: when a number in the state is no longer finite; the message says which and at which step.
         Interrupted: when asked to stop.
     """
-    steps, every = Whole(at_least=0).converted("steps", steps), Whole(at_least=1).converted("every", every)
+    steps, every = Whole(at_least=0).convert("steps", steps), Whole(at_least=1).convert("every", every)
     chunk = every * max(1, round(CHUNK / every)) if chunk is None else chunk
     if chunk < 1 or chunk % every:
         raise ValueError(f"chunk = {chunk}; must be a multiple of every = {every}")

@@ -31,7 +31,7 @@ from dmdenv.potentials import (
     Potential,
     Sum,
     cosine_angles,
-    cosine_turns,
+    cosine_signed_angles,
     fene_bonds,
     harmonic_bonds,
     harmonic_trap,
@@ -63,7 +63,9 @@ def group_indices(beads: int, groups: int) -> np.ndarray:
 
 def joints(params: JointedChainParams, rest_angles: jax.Array) -> Bonded:
     """The energy of the joints, with rest angles `[n - 2]`, unit radian."""
-    return cosine_turns(jointed_beads(len(rest_angles) + 2), stiffness=params.joint_stiffness, turn=rest_angles)
+    return cosine_signed_angles(
+        jointed_beads(len(rest_angles) + 2), stiffness=params.joint_stiffness, angle=rest_angles
+    )
 
 
 def jointed_chain(params: JointedChainParams, rest_angles: jax.Array) -> Sum:

@@ -31,7 +31,7 @@ from dmdenv.envs.bonded_chain.shapes import Shape, target_shapes
 from dmdenv.envs.bonded_chain.starts import flexible_chains
 from dmdenv.integrators import Langevin, StochasticState, maxwell_boltzmann
 from dmdenv.potentials import uniform_field
-from dmdenv.quantities import superposed
+from dmdenv.quantities import superpose
 from dmdenv.space import Free, norm
 
 FASTEST = 4.0  # velocities are observed up to this one
@@ -133,7 +133,7 @@ class ChainFold(Env[ChainFoldState, ChainFoldParams]):
             motion=self._dynamics(params).init(potential, Free(), positions, velocities=velocities, key=key),
             field=jnp.zeros((self.groups, 2)),
             target=target,
-            superposed=superposed(target, positions),
+            superposed=superpose(target, positions),
         )
 
     def advance(
@@ -143,7 +143,7 @@ class ChainFold(Env[ChainFoldState, ChainFoldParams]):
         motion = state.motion.replace(forces=state.motion.forces + (field - state.field)[group])
         potential = chain.flexible_chain(params, self.beads) + uniform_field(force=field[group])
         motion = chain.simulate(self._dynamics(params), potential, chain.reseed(motion, key), self.substeps)
-        closest = superposed(state.target, motion.positions)
+        closest = superpose(state.target, motion.positions)
         rmsd, effort = norm((closest - motion.positions).reshape(-1)) / self.beads**0.5, jnp.mean(action**2)
         bonds = jnp.diff(motion.positions, axis=0)
         broken = jnp.any(jnp.sum(bonds**2, axis=-1) >= params.max_length**2)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dmdenv._core.stored import stored
+from dmdenv._core.materialize import materialize
 from dmdenv.neighbors.particles_last import Components, over_particles
 from dmdenv.space import Space
 
@@ -37,7 +37,7 @@ class Poses(NamedTuple):
     @classmethod
     def of(cls, positions: jax.Array, headings: jax.Array) -> "Poses":
         """Of positions `[n, 2]` and headings `[n]`."""
-        return cls(*stored((positions[:, 0], positions[:, 1], jnp.cos(headings), jnp.sin(headings))))
+        return cls(*materialize((positions[:, 0], positions[:, 1], jnp.cos(headings), jnp.sin(headings))))
 
     @property
     def u(self) -> jax.Array:

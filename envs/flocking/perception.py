@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.stored import stored
+from dmdenv._core.materialize import materialize
 from dmdenv.envs.flocking.geometry import Poses, Sighting, columns, direction, locate
 from dmdenv.envs.flocking.parameters import SteeredParams
 from dmdenv.envs.flocking.state import EvadeState, FlockingState, Obstacles, Predators
@@ -68,7 +68,7 @@ class Perception:
             features.append(_perceive_obstacles(space, boids, state.obstacles, params, self.obstacles))
         if self.predator:
             features.append(_perceive_predator(space, boids, state.predators, params))
-        rows = [jnp.stack(part, axis=-1).swapaxes(0, 1).reshape(self.boids, -1) for part in stored(features)]
+        rows = [jnp.stack(part, axis=-1).swapaxes(0, 1).reshape(self.boids, -1) for part in materialize(features)]
         rows = jnp.concatenate(rows, axis=1)
         return rows if present is None else jnp.where(present[:, None], rows, 0.0)
 
@@ -101,7 +101,7 @@ def select_nearest(distance: jax.Array, features: list[jax.Array], k: int) -> li
 
 def _perceive_boids(space: Space, boids: Poses, slots: jax.Array, params: SteeredParams) -> list[jax.Array]:
     """The boids with indices `slots` `[k, n]`, a boid's own where there is none: five features, `[k, n]` each."""
-    x, y, ux, uy = stored([take(a, slots) for a in boids])
+    x, y, ux, uy = materialize([take(a, slots) for a in boids])
     seen = locate(space, (x, y), boids)
     own = slots == jnp.arange(len(boids.x))[None, :]
     p = jnp.where(own, 0.0, presence(seen.distance, params.perception))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmdenv._core.fields import choice, real, whole
-from dmdenv._core.stored import stored
+from dmdenv._core.materialize import materialize
 from dmdenv.envs.base import Env
 from dmdenv.envs.flocking.geometry import Poses
 from dmdenv.envs.flocking.neighbors import RULE_RANGES, flock_neighborhood, longest_range
@@ -132,7 +132,7 @@ class SteeredFlock(Env[S, P], Generic[S, P]):
             felt.append(sum_obstacle_rule(space, boids, state.obstacles, params))
         if self.predators:
             felt.append(sum_flight_rule(space, boids, state.predators.positions, params))
-        force, torque = (functools.reduce(jnp.add, parts) for parts in zip(*stored(felt), strict=True))
+        force, torque = (functools.reduce(jnp.add, parts) for parts in zip(*materialize(felt), strict=True))
         shift = params.dt * (params.speed * boids.u + force)
         turn = params.dt * (params.turn_rate * action + torque)
         if present is not None:

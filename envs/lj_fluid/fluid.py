@@ -150,7 +150,7 @@ class LJFluid(Env[S, P], Generic[S, P]):
     # --- neighbours and capacities --------------------------------------------------------------------------------
 
     def enlarged(self) -> Self:
-        if not self._listed or self._template.is_complete:
+        if not self._listed or self._template.cannot_overflow:
             raise CapacityExceeded(
                 "lj_fluid: the cutoff is too long, and not the capacity too small; valid: up to half the shorter side"
                 " of the box, and with a neighbour list up to the cutoff at the reset"
@@ -232,7 +232,7 @@ def liquids(particles: int, density: float, temperature: float) -> jax.Array:
     potential = lennard_jones(cutoff=float(FluidParams().cutoff), truncation="force_shifted")
     pairs = AllPairs()
     if particles > _ALL_PAIRS_UP_TO:
-        pairs = allocate(space, positions[0], cutoff=float(potential.reach), skin=_SKIN, slack=2.0)
+        pairs = allocate(space, positions[0], cutoff=float(potential.cutoff), skin=_SKIN, slack=2.0)
 
     dts = jnp.concatenate([jnp.full(400, 0.002), jnp.full(1000, 0.01)])
 

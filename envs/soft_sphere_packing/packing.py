@@ -46,7 +46,7 @@ def solid_volume(diameters: jax.Array, dimension: int) -> jax.Array:
 
 def exceeds_half_box(potential: PairPotential, space: Periodic, dimension: int) -> jax.Array:
     """bool []: the longest diameter exceeds half of the box, so that pairs have several images and some are missed."""
-    return potential.reach > space.largest_cutoff(dimension)
+    return potential.cutoff > space.largest_cutoff(dimension)
 
 
 class Measurement(NamedTuple):

@@ -23,7 +23,7 @@ from dmdenv.neighbors import AllPairs
 from dmdenv.potentials import (
     PerParticle,
     cosine_angles,
-    cosine_turns,
+    cosine_signed_angles,
     external_potential,
     fene_bonds,
     harmonic_bonds,
@@ -31,7 +31,7 @@ from dmdenv.potentials import (
     soft_sphere,
     wca,
 )
-from dmdenv.quantities import superposed
+from dmdenv.quantities import superpose
 from dmdenv.space import Free
 from marks import by_default
 from systems import central_difference
@@ -70,7 +70,7 @@ def begin(task, p):
     if task == "swim":
         return ChainSwimState(motion=motion, rest_angles=rest_angles, track=jnp.zeros((TRACK, 2)))
     (target,) = jnp.asarray(target_shapes(n, "hairpin"))
-    shape = superposed(target, positions)
+    shape = superpose(target, positions)
     return ChainFoldState(motion=motion, field=jnp.zeros((4, 2)), target=target, superposed=shape)
 
 
@@ -102,8 +102,8 @@ def own_potential(task, env, state, action, p):
     if task == "reach":
         rest_angles = state.rest_angles + p.period * p.turn_rate * action
         rest_angles = jnp.clip(rest_angles, -p.max_rest_angle, p.max_rest_angle)
-    own = harmonic_bonds(bonds, stiffness=p.bond_stiffness) + cosine_turns(
-        joints, stiffness=p.joint_stiffness, turn=rest_angles
+    own = harmonic_bonds(bonds, stiffness=p.bond_stiffness) + cosine_signed_angles(
+        joints, stiffness=p.joint_stiffness, angle=rest_angles
     )
     own = own + soft_sphere(epsilon=p.contact_stiffness * p.diameter**2, sigma=p.diameter)
     if task == "reach":
@@ -155,8 +155,8 @@ def test_the_work_of_a_swimmer_goes_into_its_energy_and_into_the_fluid():
     moving = jax.jit(lambda s: jax.lax.fori_loop(0, 400, lambda _, s: method.step(potential, s), s))(moving)
     change = energy(after.state) - energy(state)
     assert after.metrics["work"] > 1
-    assert_allclose(after.metrics["work"], change - moving.heat, rtol=1e-3)
-    assert moving.heat < 0
+    assert_allclose(after.metrics["work"], change - moving.bath_energy, rtol=1e-3)
+    assert moving.bath_energy < 0
 
 
 @pytest.mark.parametrize("task", ["reach", "swim"])

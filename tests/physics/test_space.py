@@ -423,7 +423,7 @@ def test_a_space_of_ones_own_works_with_lists_potentials_and_minimisers(through_
             spheres.energies(space, where, pairs), spheres.energies(space, where, AllPairs()), atol=1e-6
         )
     np.testing.assert_allclose(center(space, r), jnp.mean(r, axis=0), rtol=1e-5)
-    with pytest.raises(ValueError, match="box = 'axes'; must be 'fixed' in Slit space"):
-        FIRE(dt=0.1, box="axes").init(spheres, space, r)
+    with pytest.raises(ValueError, match="box_mode = 'axes'; must be 'fixed' in Slit space"):
+        FIRE(dt=0.1, box_mode="axes").init(spheres, space, r)
     with pytest.raises(ValueError, match=r"space = Slit.*; must be periodic"):
         pressure(spheres, space, r, AllPairs())

@@ -97,6 +97,6 @@ def test_arrays_of_no_axes_are_welcome_as_static_numbers():
 @pytest.mark.usefixtures("x64")
 def test_a_number_keeps_its_precision_where_declared():
     keeps = Number(keep_precision=True)
-    assert keeps.converted("box", np.float32(1)).dtype == jnp.float32
-    assert keeps.converted("box", 1.0).dtype == keeps.converted("box", np.int32(1)).dtype == jnp.float64
-    assert Number().converted("dt", np.float32(1)).dtype == jnp.float64
+    assert keeps.convert("box", np.float32(1)).dtype == jnp.float32
+    assert keeps.convert("box", 1.0).dtype == keeps.convert("box", np.int32(1)).dtype == jnp.float64
+    assert Number().convert("dt", np.float32(1)).dtype == jnp.float64

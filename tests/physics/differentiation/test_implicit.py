@@ -322,7 +322,7 @@ def test_a_crystal_at_a_pressure_has_the_lattice_constant_of_the_closed_form(box
 
     def spacing(stiffness, rest, pressure):
         potential = pair_potential(harmonic, cutoff=1.2, stiffness=stiffness, rest=rest)
-        space, x = implicit.minimum_at_pressure(potential, lattice, positions, pressure=pressure, box=box)
+        space, x = implicit.minimum_at_pressure(potential, lattice, positions, pressure=pressure, box_mode=box)
         bond = space.displacement(x[side], x[0])  # the next one along x
         value = jnp.stack([space.volume(2) ** 0.5 / side, bond[0]])
         return value, value
@@ -335,7 +335,7 @@ def test_a_crystal_at_a_pressure_has_the_lattice_constant_of_the_closed_form(box
 
 @pytest.mark.slow
 def test_the_box_of_a_packing_answers_to_pressure_as_in_finite_differences(packing):
-    fire = FIRE(dt=0.1, box="axes", pressure=0.1)
+    fire = FIRE(dt=0.1, box_mode="axes", pressure=0.1)
 
     @jax.jit
     def relaxed(pressure, space, start):
@@ -348,7 +348,7 @@ def test_the_box_of_a_packing_answers_to_pressure_as_in_finite_differences(packi
     @jax.jit
     @jax.jacrev
     def gradient(pressure):
-        state, options = at.state, {"pressure": pressure, "box": "axes"}
+        state, options = at.state, {"pressure": pressure, "box_mode": "axes"}
         space, _ = implicit.minimum_at_pressure(discs(1.4, N), state.space, state.positions, **options)
         return space.box
 
@@ -359,7 +359,7 @@ def test_the_box_of_a_packing_answers_to_pressure_as_in_finite_differences(packi
 
 def test_bad_boxes_are_named():
     x = jnp.zeros((2, 2))
-    with pytest.raises(ValueError, match="box = 'fixed'; must be one of 'isotropic', 'axes', 'cell'"):
-        implicit.minimum_at_pressure(lennard_jones(), Periodic(9.0), x, pressure=1.0, box="fixed")
-    with pytest.raises(ValueError, match="box = 'cell'; must be 'fixed', 'isotropic', 'axes' in Periodic space"):
-        implicit.minimum_at_pressure(lennard_jones(), Periodic(9.0), x, pressure=1.0, box="cell")
+    with pytest.raises(ValueError, match="box_mode = 'fixed'; must be one of 'isotropic', 'axes', 'cell'"):
+        implicit.minimum_at_pressure(lennard_jones(), Periodic(9.0), x, pressure=1.0, box_mode="fixed")
+    with pytest.raises(ValueError, match="box_mode = 'cell'; must be 'fixed', 'isotropic', 'axes' in Periodic space"):
+        implicit.minimum_at_pressure(lennard_jones(), Periodic(9.0), x, pressure=1.0, box_mode="cell")

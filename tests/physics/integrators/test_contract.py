@@ -190,7 +190,7 @@ BAD = {
     "degrees_of_freedom = None for one particle": lambda: start(
         Bussi(dt=0.1, temperature=1.0, relaxation_time=1.0), r=np.ones((1, 2)), key=jax.random.key(0)
     ),
-    r"potential.reach = 2.5; must be at most 1.5, the cutoff of the neighbour list": lambda: smooth_start(1.5),
+    r"potential.cutoff = 2.5; must be at most 1.5, the cutoff of the neighbour list": lambda: smooth_start(1.5),
     r"masses has shape \(\); must be \[n\]": lambda: maxwell_boltzmann(jax.random.key(0), 1.0, 1.0, 3),
     "exact_temperature = True for a single particle": lambda: maxwell_boltzmann(
         jax.random.key(0), jnp.ones(1), 1.0, 3, exact_temperature=True

@@ -10,7 +10,7 @@ from scipy.integrate import quad
 
 from dmdenv.integrators import Brownian, Filament
 from dmdenv.integrators.filament import along_and_across, tangents
-from dmdenv.potentials import cosine_turns, harmonic_bonds, uniform_field
+from dmdenv.potentials import cosine_signed_angles, harmonic_bonds, uniform_field
 from dmdenv.space import Free
 from systems import Well, run
 
@@ -26,7 +26,7 @@ def flexible(n: int, turns=0.0, bond: float = 50.0, joint: float = 10.0):
     places = np.arange(n)
     bonds = harmonic_bonds(np.stack([places[:-1], places[1:]], axis=1), stiffness=bond)
     joints = np.stack([places[:-2], places[1:-1], places[2:]], axis=1)
-    return bonds + cosine_turns(joints, stiffness=joint, turn=turns)
+    return bonds + cosine_signed_angles(joints, stiffness=joint, angle=turns)
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.7, np.pi / 2])
@@ -39,7 +39,7 @@ def test_a_straight_rod_sinks_at_the_velocities_along_and_across(angle):
     u = np.array([np.cos(angle), np.sin(angle)])
     v = ((f @ u) * u + (f - (f @ u) * u) / a) / (m * g)
     np.testing.assert_allclose(end.positions, rod(6, angle) + t * v[None], atol=1e-12)
-    np.testing.assert_allclose(end.heat, -np.sum(t * 6 * (f @ v)))  # all of the work goes into the fluid
+    np.testing.assert_allclose(end.bath_energy, -np.sum(t * 6 * (f @ v)))  # all of the work goes into the fluid
 
 
 def test_the_drag_on_a_free_filament_has_no_sum_and_no_moment():

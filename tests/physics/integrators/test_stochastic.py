@@ -75,7 +75,7 @@ def test_the_energy_less_the_heat_is_conserved_to_the_order_of_the_time_step(nam
         method = INTEGRATORS[name](dt)
         state = started(method)
         end, H = run(method, smooth_lennard_jones(), state, steps, conserved)
-        assert abs(end.heat) > 1.0
+        assert abs(end.bath_energy) > 1.0
         return np.std(H)
 
     coarse, fine = deviation(0.004, 200), deviation(0.001, 800)
@@ -88,7 +88,7 @@ def test_the_heat_of_brownian_particles_is_exact_where_forces_are_linear():
     method = Brownian(dt=0.3, temperature=0.7, friction=1.0)
     state = method.init(Well(1.5), Free(), jnp.ones((10, 2)), key=jax.random.key(0))
     end, H = run(method, Well(1.5), state, 50, conserved)
-    assert abs(end.heat) > 1.0
+    assert abs(end.bath_energy) > 1.0
     np.testing.assert_allclose(H, method.conserved(Well(1.5), state), rtol=1e-12)
 
 

@@ -200,7 +200,7 @@ def test_a_crystal_finds_the_lattice_constant_of_its_pressure(box, pressure):
     space = Triclinic(np.eye(3) * side) if box == "cell" else Periodic(np.array([1.0, 0.99, 1.01]) * side)
     if box == "isotropic":
         space = Periodic(side)
-    potential, method = lennard_jones(), FIRE(dt=0.02, box=box, pressure=pressure)
+    potential, method = lennard_jones(), FIRE(dt=0.02, box_mode=box, pressure=pressure)
     found = minimize(method, potential, method.init(potential, space, r), tolerance=1e-6, max_steps=3000)
     assert found.converged
     edges = found.state.space.cell if box == "cell" else jnp.diag(found.state.space.box)
@@ -216,7 +216,7 @@ def test_a_sheared_cell_relaxes_to_zero_stress():
     cell = n * side * np.array([[1.0, 0.0], [0.3, 0.9]])
     fractional = np.array([[i, j] for i in range(n) for j in range(n)]) / n
     potential = lennard_jones(cutoff=2.2)
-    method = FIRE(dt=0.02, box="cell")
+    method = FIRE(dt=0.02, box_mode="cell")
     state = method.init(potential, Triclinic(cell), jnp.asarray(fractional @ cell))
     assert state.largest_stress > 0.1
     found = minimize(method, potential, state, tolerance=1e-9, max_steps=5000)
@@ -243,7 +243,7 @@ def test_the_generalised_force_is_the_derivative_of_the_enthalpy(box):
     r, side = crystal(3, 0.9, noise=0.05)
     cell = np.array([[1.0, 0, 0], [0.1, 0.97, 0], [-0.08, 0.05, 1.04]]) * side
     potential = lennard_jones(cutoff=1.8, truncation="force_shifted")
-    method = GradientDescent(step_size=1.0, box=box, pressure=0.0 if box == "fixed" else 2.0)
+    method = GradientDescent(step_size=1.0, box_mode=box, pressure=0.0 if box == "fixed" else 2.0)
     state = method.init(potential, Triclinic(cell), r)
     rng = np.random.default_rng(0)
     direction = [jnp.asarray(rng.normal(size=part.shape)) for part in state.direction]
@@ -252,7 +252,7 @@ def test_the_generalised_force_is_the_derivative_of_the_enthalpy(box):
         direction[1] = jnp.asarray(allowed)
 
     def enthalpy(t):
-        return method.objective(potential, method._moved(potential, state, tuple(t * part for part in direction)))
+        return method.objective(potential, method._move(potential, state, tuple(t * part for part in direction)))
 
     slope = central_difference(enthalpy, 0.0, 1.0, 1e-5)
     force = sum(float(jnp.vdot(a, b)) for a, b in zip(direction, state.direction, strict=True))
@@ -264,7 +264,7 @@ def test_the_number_of_steps_does_not_depend_on_the_size():
     steps = []
     for cells in (2, 4):
         r, side = crystal(cells, 0.9)
-        potential, method = lennard_jones(cutoff=1.5, truncation="force_shifted"), FIRE(dt=0.02, box="isotropic")
+        potential, method = lennard_jones(cutoff=1.5, truncation="force_shifted"), FIRE(dt=0.02, box_mode="isotropic")
         found = minimize(method, potential, method.init(potential, Periodic(side), r), tolerance=1e-8, max_steps=3000)
         assert found.converged
         steps.append(int(found.steps))
@@ -274,7 +274,7 @@ def test_the_number_of_steps_does_not_depend_on_the_size():
 def test_lists_follow_a_box_that_changes():
     r, side = crystal(4, 0.95, noise=0.01)
     potential = lennard_jones(truncation="force_shifted")
-    method = FIRE(dt=0.02, box="isotropic", pressure=3.0)
+    method = FIRE(dt=0.02, box_mode="isotropic", pressure=3.0)
     pairs = allocate(Periodic(side), r, cutoff=2.5, skin=0.1, slack=1.5)
     found = minimize(
         method, potential, method.init(potential, Periodic(side), r, pairs=pairs), tolerance=1e-6, max_steps=999
@@ -301,7 +301,7 @@ def test_gradients_through_unrolled_steps_equal_finite_differences(name, box):
     x = {
         "positions": r,
         "potential": lennard_jones(epsilon=1.1, sigma=0.98, cutoff=2.2, onset=1.8, truncation="switched"),
-        "method": EVERY[name](box=box, **({} if box == "fixed" else {"pressure": 0.5})),
+        "method": EVERY[name](box_mode=box, **({} if box == "fixed" else {"pressure": 0.5})),
         "cell": jnp.asarray([[side, 0.0], [0.2, side]]),
     }
 
@@ -330,7 +330,7 @@ def test_gradients_through_unrolled_steps_equal_finite_differences(name, box):
 @pytest.mark.parametrize("name", by_default(EVERY, "fire"))
 def test_jit_equals_eager_and_vmap_equals_a_loop(name):
     potential, r, side = packing(n=10)
-    method = EVERY[name](box="isotropic", pressure=0.1)
+    method = EVERY[name](box_mode="isotropic", pressure=0.1)
 
     @jax.jit
     def end(shift, pressure):
@@ -370,7 +370,7 @@ def test_minimize_maps_over_many_starts():
 @every
 def test_changing_a_parameter_compiles_nothing(name):
     potential, r, side = packing(n=10)
-    method = EVERY[name](box="isotropic", pressure=0.1)
+    method = EVERY[name](box_mode="isotropic", pressure=0.1)
     state = method.init(potential, Periodic(side), r)
     step = jax.jit(type(method).step)
     step(method, potential, state)
@@ -382,7 +382,7 @@ def test_changing_a_parameter_compiles_nothing(name):
 def test_precision_is_that_of_the_positions(name):
     with jax.enable_x64(False):
         potential, r, side = packing(n=10)
-        method = EVERY[name](box="isotropic")
+        method = EVERY[name](box_mode="isotropic")
         state = method.init(potential, Periodic(side), jnp.asarray(r, "float32"))
         end, _ = run(method, potential, state, 2)
         assert {a.dtype.name for a in jax.tree.leaves(end)} <= {"float32", "int32"}
@@ -390,15 +390,17 @@ def test_precision_is_that_of_the_positions(name):
 
 
 BAD = {
-    "FIRE.box = 'free'; must be one of 'fixed', 'isotropic', 'axes', 'cell'": lambda: FIRE(dt=0.1, box="free"),
-    "FIRE.pressure = 1; must be 0 for box = 'fixed'": lambda: FIRE(dt=0.1, pressure=1.0),
-    "FIRE.pressure = inf; must be a finite number": lambda: FIRE(dt=0.1, box="axes", pressure=np.inf),
+    "FIRE.box_mode = 'free'; must be one of 'fixed', 'isotropic', 'axes', 'cell'": lambda: FIRE(
+        dt=0.1, box_mode="free"
+    ),
+    "FIRE.pressure = 1; must be 0 for box_mode = 'fixed'": lambda: FIRE(dt=0.1, pressure=1.0),
+    "FIRE.pressure = inf; must be a finite number": lambda: FIRE(dt=0.1, box_mode="axes", pressure=np.inf),
     "FIRE.dt = 0.0; must be a finite number > 0": lambda: FIRE(dt=0.0),
     "FIRE.mixing = -0.1; must be a finite number >= 0": lambda: FIRE(dt=0.1, mixing=-0.1),
     "GradientDescent.step_size = -1.0; must be a finite number > 0": lambda: GradientDescent(step_size=-1.0),
     "GradientDescent.max_displacement = 0.0; must be": lambda: GradientDescent(step_size=1.0, max_displacement=0.0),
-    "box = 'cell'; must be 'fixed', 'isotropic', 'axes' in Periodic space": lambda: start("cell", Periodic(2.0)),
-    "box = 'axes'; must be 'fixed' in Free space": lambda: start("axes", Free()),
+    "box_mode = 'cell'; must be 'fixed', 'isotropic', 'axes' in Periodic space": lambda: start("cell", Periodic(2.0)),
+    "box_mode = 'axes'; must be 'fixed' in Free space": lambda: start("axes", Free()),
     r"positions is float64\[2\]; must be": lambda: start("fixed", Free(), np.ones(2)),
     "tolerance = -1.0; must be a finite number >= 0": lambda: minimize(
         FIRE(dt=0.1), Well(1.0), start("fixed", Free()), tolerance=-1.0, max_steps=3
@@ -410,7 +412,7 @@ BAD = {
 
 
 def start(box, space, r=((0.0, 1.0), (1.0, 0.0))):
-    return FIRE(dt=0.1, box=box).init(Well(1.0), space, np.asarray(r))
+    return FIRE(dt=0.1, box_mode=box).init(Well(1.0), space, np.asarray(r))
 
 
 @pytest.mark.parametrize("message", BAD)

@@ -5,5 +5,5 @@ import pytest
 def through_cells():
     """For all of a file, since tests share lists; hypothesis wants no fixture of each test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dmdenv.neighbors.cells._FEW", {2: 0, 3: 0})
+        patch.setattr("dmdenv.neighbors.cells._BRUTE_FORCE_UP_TO", {2: 0, 3: 0})
         yield

@@ -61,7 +61,7 @@ def empty_list(kind: str, cells: tuple[int, ...], serve: bool) -> NeighborList:
         skin=jnp.float32(0.0),
         overflow=jnp.asarray(False),
         cells=cells if serve else (),
-        run_capacity=N,
+        row_capacity=N,
     )
 
 
@@ -166,14 +166,14 @@ def test_a_small_system_is_searched_without_cells(n, d, monkeypatch):
     """Its list is the one that cells give, but for the order."""
     x = (np.random.default_rng(n).random((n, d)) * 5 - 1).astype(np.float32)
     through_cells = allocate(Periodic(5.0), x, cutoff=1.2, skin=0.4)
-    monkeypatch.setattr(dmdenv.neighbors.cells, "_FEW", {2: n, 3: n})
+    monkeypatch.setattr(dmdenv.neighbors.cells, "_BRUTE_FORCE_UP_TO", {2: n, 3: n})
     plain = allocate(Periodic(5.0), x, cutoff=1.2, skin=0.4)
     assert plain.cells == ()
     assert through_cells.cells != ()
     assert_holds_all_within_reach(plain, Periodic(5.0), x)
     np.testing.assert_array_equal(held_pairs(plain), held_pairs(through_cells))
     assert plain.indices.shape == through_cells.indices.shape
-    monkeypatch.setattr(dmdenv.neighbors.cells, "_FEW", {2: n - 1, 3: n - 1})
+    monkeypatch.setattr(dmdenv.neighbors.cells, "_BRUTE_FORCE_UP_TO", {2: n - 1, 3: n - 1})
     assert allocate(Periodic(5.0), x, cutoff=1.2, skin=0.4).cells == through_cells.cells
 
 

@@ -39,7 +39,7 @@ def test_allocated_capacities_suffice(box, n, cutoff, skin):
 
 def test_too_many_neighbours_set_the_flag_and_it_sticks():
     x, space, neighbors = gas_with_little_room()
-    roomy = neighbors.replace(run_capacity=len(x))
+    roomy = neighbors.replace(row_capacity=len(x))
     assert not rebuilt(roomy, space, x).overflow
     crowded = rebuilt(roomy, space, 0.4 * x)
     assert crowded.overflow
@@ -54,11 +54,11 @@ def test_too_many_particles_in_a_run_of_cells_set_the_flag_and_it_sticks():
     x, space, neighbors = gas_with_little_room()
     reach = neighbors.cutoff + neighbors.skin
     column = jnp.zeros((1, len(x)), jnp.int32)
-    found = find_neighbors(space, jnp.asarray(x), reach, column, cells=neighbors.cells, run_capacity=32)
-    longest = int(found.longest_run)
+    found = find_neighbors(space, jnp.asarray(x), reach, column, cells=neighbors.cells, row_capacity=32)
+    longest = int(found.row_candidates)
     everybody = jnp.zeros((len(x) - 1, len(x)), jnp.int32)
-    assert not rebuilt(neighbors.replace(run_capacity=longest, indices=everybody), space, x).overflow
-    tight = neighbors.replace(run_capacity=longest - 1, indices=everybody)
+    assert not rebuilt(neighbors.replace(row_capacity=longest, indices=everybody), space, x).overflow
+    tight = neighbors.replace(row_capacity=longest - 1, indices=everybody)
     flagged = rebuilt(tight, space, x)
     assert flagged.overflow
     k, across = np.arange(len(x)), neighbors.cells[1]
@@ -72,7 +72,7 @@ def test_too_many_particles_in_a_run_of_cells_set_the_flag_and_it_sticks():
 def test_a_box_that_is_too_small_for_its_cells_sets_the_flag_and_it_sticks():
     x, space, neighbors = gas_with_little_room()
     everybody = jnp.zeros((len(x) - 1, len(x)), jnp.int32)
-    roomy = neighbors.replace(run_capacity=len(x), indices=everybody, cells=(9, 9, 33))
+    roomy = neighbors.replace(row_capacity=len(x), indices=everybody, cells=(9, 9, 33))
     assert not rebuilt(roomy, space, x).overflow
     small = Periodic(0.98 * 9 * 1.4 / 2)
     shrunk = rebuilt(roomy, small, x * small.box / 8)
@@ -116,7 +116,7 @@ def test_a_traced_box_of_less_than_twice_the_cutoff_sets_the_flag_and_it_sticks(
     neighbors = neighbors.replace(cutoff=jnp.float32(1.6 - skin), skin=jnp.float32(skin))
     half = Periodic(2 * neighbors.cutoff)
     roomy = neighbors.replace(
-        space=half, cells=(3, 3, 3), run_capacity=60, indices=jnp.zeros((59, 60), jnp.int32), columns=jnp.int32(59)
+        space=half, cells=(3, 3, 3), row_capacity=60, indices=jnp.zeros((59, 60), jnp.int32), columns=jnp.int32(59)
     )
     fits = step(roomy.replace(positions=jnp.full_like(x, jnp.inf)), half, x)
     assert not fits.overflow

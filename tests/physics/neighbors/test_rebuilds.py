@@ -93,7 +93,7 @@ def test_a_list_is_complete_for_the_cutoff_all_along_a_trajectory(seed, speed, s
     """Random walks in a box whose sides do the same, carried along by the box or not."""
     steps, (x, space, neighbors) = 25, room_to_move()
     neighbors = neighbors.replace(
-        space=Periodic(np.full(3, 7.0, np.float32)), indices=jnp.zeros((59, 60), jnp.int32), run_capacity=60
+        space=Periodic(np.full(3, 7.0, np.float32)), indices=jnp.zeros((59, 60), jnp.int32), row_capacity=60
     )
     rng = np.random.default_rng(seed)
     stretch = np.exp(np.cumsum(strain * rng.normal(size=(steps, 3)), axis=0))
@@ -152,7 +152,7 @@ def sheared_fluid():
     space = Triclinic(sheared(0.5))
     x = (np.random.default_rng(8).random((60, 3)) @ sheared(0.5)).astype(np.float32)
     roomy = allocate(space, x, cutoff=1.2, skin=0.4, slack=60.0)
-    assert roomy.is_complete and max(roomy.cells) > 5
+    assert roomy.cannot_overflow and max(roomy.cells) > 5
     return x, roomy
 
 
@@ -189,7 +189,7 @@ def batch():
     side = np.array([6.5, 7.0, 7.5, 8.0], np.float32)
     x = (np.random.default_rng(1).random((4, 40, 3)) * side[:, None, None]).astype(np.float32)
     with jax.enable_x64(False):  # whoever asks first
-        one = allocate(Periodic(6.5), x[0], cutoff=1.2, skin=0.4, slack=3.0).replace(run_capacity=40)
+        one = allocate(Periodic(6.5), x[0], cutoff=1.2, skin=0.4, slack=3.0).replace(row_capacity=40)
         return side, x, jax.jit(jax.vmap(lambda box, x: rebuilt(one, Periodic(box), x)))(side, x)
 
 

@@ -15,7 +15,7 @@ from dmdenv.potentials import (
     bond_potential,
     cosine_angles,
     cosine_dihedrals,
-    cosine_turns,
+    cosine_signed_angles,
     dihedral_potential,
     external_potential,
     fene_bonds,
@@ -138,14 +138,14 @@ def test_a_turn_tells_left_from_right(phi):
     """In the order of the chain counterclockwise turns are positive, backwards they are negative."""
     r = jnp.array([[-2.0, 0.0], [0.0, 0.0], [3 * np.cos(phi), 3 * np.sin(phi)]])
     for order, sign in (([0, 1, 2], 1), ([2, 1, 0], -1)):
-        potential = cosine_turns([order], stiffness=2.0, turn=0.5)
+        potential = cosine_signed_angles([order], stiffness=2.0, angle=0.5)
         np.testing.assert_allclose(potential.energy(Free(), r, AllPairs()), 2 * (1 - np.cos(sign * phi - 0.5)))
-    straight, angles = cosine_turns([[0, 1, 2]], stiffness=2.0), cosine_angles([[0, 1, 2]], stiffness=2.0)
+    straight, angles = cosine_signed_angles([[0, 1, 2]], stiffness=2.0), cosine_angles([[0, 1, 2]], stiffness=2.0)
     np.testing.assert_allclose(straight.energy(Free(), r, AllPairs()), angles.energy(Free(), r, AllPairs()), atol=1e-15)
 
 
 def test_turns_are_smooth_on_a_line_finite_at_coincidence_and_of_the_plane():
-    potential = cosine_turns([[0, 1, 2]], stiffness=2.0, turn=0.5)
+    potential = cosine_signed_angles([[0, 1, 2]], stiffness=2.0, angle=0.5)
     on_a_line = jnp.array([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0]])
     torque = 2.0 * np.sin(0.5)  # -dU/dphi at phi = 0: up at the ends, down in the middle
     np.testing.assert_allclose(
@@ -438,6 +438,6 @@ def test_a_trap_pulls_to_the_nearest_image_of_its_centre():
 def test_a_field_has_no_virial_and_adds_none_to_a_sum():
     bonds, r = harmonic_bonds([[0, 1]]), jnp.array([[0.0, 0.0], [2.0, 0.0]])
     both = bonds + harmonic_trap(stiffness=4.0)
-    assert both.reach == 0
+    assert both.cutoff == 0
     np.testing.assert_allclose(both.virial(Free(), r, AllPairs()), [[-2.0, 0], [0, 0]], atol=1e-15)
     np.testing.assert_allclose(both.energy(Free(), r, AllPairs()), 0.5 + 8.0, rtol=1e-14)

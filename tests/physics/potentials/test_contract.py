@@ -18,7 +18,7 @@ from dmdenv.potentials import (
     bond_potential,
     cosine_angles,
     cosine_dihedrals,
-    cosine_turns,
+    cosine_signed_angles,
     dihedral_potential,
     external_potential,
     fene_bonds,
@@ -101,7 +101,7 @@ OTHERS = {
     "a bond function of one's own": lambda d: bond_potential(quartic, BONDS, k=2.0),
     "harmonic_angles": lambda d: harmonic_angles(ANGLES, stiffness=3.0, angle=2.0 * OF_ANGLE),
     "cosine_angles": lambda d: cosine_angles(ANGLES, stiffness=OF_ANGLE),
-    "cosine_turns": lambda d: cosine_turns(ANGLES, stiffness=OF_ANGLE, turn=0.4 * OF_ANGLE),
+    "cosine_signed_angles": lambda d: cosine_signed_angles(ANGLES, stiffness=OF_ANGLE, angle=0.4 * OF_ANGLE),
     "an angle function of one's own": lambda d: angle_potential(right_angled, ANGLES, k=2.0),
     "cosine_dihedrals": lambda d: cosine_dihedrals(
         DIHEDRALS, coefficients=(1.0, OF_DIHEDRAL, 0.5), phases=(0.0, np.pi, OF_DIHEDRAL)
@@ -125,7 +125,7 @@ SPACES = {
     "sheared": lambda d: Triclinic(np.array([[5.4, 0, 0], [3.9, 5.5, 0], [-1.8, 2.4, 5.8]])[:d, :d]),
 }
 IN_TWO_DIMENSIONS = [name for name in POTENTIALS if "dihedral" not in name]
-IN_THREE_DIMENSIONS = [name for name in POTENTIALS if "turns" not in name]
+IN_THREE_DIMENSIONS = [name for name in POTENTIALS if "signed_angles" not in name]
 PLACES = list(itertools.product((3, 2), SPACES))
 VARIANTS = {
     "lennard_jones without end",

@@ -23,7 +23,7 @@ from dmdenv.potentials import (
     wca,
     yukawa,
 )
-from dmdenv.potentials.pair import truncated
+from dmdenv.potentials.pair import truncate
 from dmdenv.space import Free, Periodic, Triclinic
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -359,10 +359,10 @@ def test_two_particles_at_one_place_have_their_energy_and_finite_derivatives(pot
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(found))
     np.testing.assert_allclose(found[1], -found[3][1], rtol=1e-5)
     s = np.array([0.0, 0.25, 0.25], dtype)  # squared distances of the three pairs, and their energies one by one
-    limits = potential.truncation, potential.cutoff, None, potential.parameters
+    limits = potential.truncation, potential.pair_cutoff, None, potential.parameters
     if potential.cutoff_unit:
-        limits = potential.truncation, potential.cutoff * potential.parameters[potential.cutoff_unit], *limits[2:]
-    expected = sum(float(truncated(potential.function, limits[0], jnp.asarray(x), *limits[1:])) for x in s)
+        limits = potential.truncation, potential.pair_cutoff * potential.parameters[potential.cutoff_unit], *limits[2:]
+    expected = sum(float(truncate(potential.function, limits[0], jnp.asarray(x), *limits[1:])) for x in s)
     np.testing.assert_allclose(found[0], expected, rtol=1e-5 if dtype == np.float32 else 1e-14)
 
 
@@ -396,10 +396,10 @@ def test_parameters_by_species_and_mixed_are_those_of_each_pair():
 def test_the_cutoff_follows_the_diameter_when_that_changes():
     potential = soft_sphere(sigma=1.0)
     larger = potential.replace(parameters={**potential.parameters, "sigma": jnp.asarray(2.0)})
-    assert larger.reach == 2.0
+    assert larger.cutoff == 2.0
     np.testing.assert_allclose(along(larger, jnp.array([1.5]))[0], 0.5 * 0.25**2, rtol=1e-14)
     mixture = lennard_jones(sigma=BySpecies(np.array([[1.0, 0.8], [0.8, 0.88]]), np.array([0, 1])), cutoff_unit="sigma")
-    assert mixture.reach == 2.5
+    assert mixture.cutoff == 2.5
     energy, _, _ = along(mixture, jnp.array([1.99, 2.01]))  # 2.5 x 0.8 = 2
     np.testing.assert_allclose(energy, [4 * ((0.8 / 1.99) ** 12 - (0.8 / 1.99) ** 6), 0], rtol=1e-13)
 

@@ -68,8 +68,8 @@ def test_superposition_is_the_best_rotation_and_shift():
     np.testing.assert_allclose(quantities.rmsd(w, z), expected)
     turned = w @ np.array([[np.cos(2.0), np.sin(2.0)], [-np.sin(2.0), np.cos(2.0)]]) + np.array([[3.0, -1.0]])
     np.testing.assert_allclose(quantities.rmsd(turned, z), expected)
-    np.testing.assert_allclose(quantities.superposed(turned, z), quantities.superposed(w, z), atol=1e-12)
-    np.testing.assert_allclose(quantities.superposed(w, turned), turned, atol=1e-12)
+    np.testing.assert_allclose(quantities.superpose(turned, z), quantities.superpose(w, z), atol=1e-12)
+    np.testing.assert_allclose(quantities.superpose(w, turned), turned, atol=1e-12)
     assert quantities.rmsd(w, w * np.array([[1.0, -1.0]])) > 0.5  # a mirror image is another shape
 
 

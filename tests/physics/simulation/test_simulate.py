@@ -189,7 +189,7 @@ def test_a_list_is_grown_without_a_simulation_too():
 def test_a_box_too_small_for_the_cutoff_is_told(monkeypatch):
     monkeypatch.setattr(importlib.import_module("dmdenv.simulation.simulate"), "ATTEMPTS", 1)
     with monkeypatch.context() as patch:
-        patch.setattr("dmdenv.neighbors.cells._FEW", {2: 0, 3: 0})
+        patch.setattr("dmdenv.neighbors.cells._BRUTE_FORCE_UP_TO", {2: 0, 3: 0})
         with pytest.raises(ListOverflow, match=r"between steps 0 and 30, 1 times.* narrower than twice"):
             simulate(Partial(squeeze, 1.0, 0.95), scattered(box=3.0, n=6), 30, chunk=30, **QUIET)
     complete = allocate(Periodic(3.0), scattered(box=3.0, n=6)["positions"], cutoff=1.0, skin=0.2, slack=6.0)

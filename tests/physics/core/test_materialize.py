@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from dmdenv._core.stored import stored
+from dmdenv._core.materialize import materialize
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -14,7 +14,7 @@ X = np.random.default_rng(0).normal(size=(4, 3))
 
 
 def through(x):
-    pieces = stored({"sines": jnp.sin(x), "rest": [x[0], 2 * x]})
+    pieces = materialize({"sines": jnp.sin(x), "rest": [x[0], 2 * x]})
     return jnp.sum(pieces["sines"] * pieces["rest"][1]) + jnp.sum(pieces["rest"][0] ** 3)
 
 
@@ -34,7 +34,7 @@ def test_values_and_derivatives_are_those_without_it():
 def test_any_value_comes_through(value):
     """Of those that the conditional in it reads."""
     value = jnp.asarray(value)
-    out, other = jax.jit(lambda a: stored((a, 1.0)))(value)
+    out, other = jax.jit(lambda a: materialize((a, 1.0)))(value)
     assert out.dtype == value.dtype
     np.testing.assert_array_equal(out, value)
     assert other == 1.0
@@ -45,7 +45,7 @@ def test_no_fusion_goes_through_it():
 
     def columns(x, keep):
         pieces = [jnp.exp(x) * q for q in range(1, 4)]
-        return jnp.stack(stored(pieces) if keep else pieces, axis=-1)
+        return jnp.stack(materialize(pieces) if keep else pieces, axis=-1)
 
     def conditionals(keep):
         return jax.jit(lambda x: columns(x, keep)).lower(jnp.ones(8)).compile().as_text().count("conditional(")
@@ -55,4 +55,4 @@ def test_no_fusion_goes_through_it():
 
 
 def test_an_empty_tree_stays_empty():
-    assert stored({}) == {}
+    assert materialize({}) == {}
