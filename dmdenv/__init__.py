@@ -6,18 +6,19 @@ from dmdenv.envs.registry import make_env, publish, register, registered_envs, r
 
 if TYPE_CHECKING:
     from dmdenv.envs.base import Env
+    from dmdenv.envs.checking import check_env
 
 __version__ = "0.1.0"
-__all__ = ["Env", "__version__", "make_env", "register", "registered_envs", "registered_tasks"]
+__all__ = ["Env", "__version__", "check_env", "make_env", "register", "registered_envs", "registered_tasks"]
 
 publish()
 
 
 def __getattr__(name: str) -> Any:
-    if name == "Env":  # imports JAX
-        from dmdenv.envs.base import Env
+    if name in ("Env", "check_env"):  # which import JAX
+        from dmdenv import envs
 
-        return Env
+        return getattr(envs, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -29,7 +29,7 @@ Observation = jax.Array
 Baseline = Callable[[jax.Array, jax.Array], jax.Array]
 
 # names of `info` and of the agents' logs, which a metric must not take
-_RESERVED = {"final_observation", "overflow", "nonfinite", "reward", "loss", "gradient_norm", "skipped"}
+RESERVED = {"final_observation", "overflow", "nonfinite", "reward", "loss", "gradient_norm", "skipped"}
 
 
 def parameter(*, default: float | int, unit: str, doc: str, low: float = -np.inf, high: float = np.inf) -> Any:
@@ -314,9 +314,9 @@ def _step_env(env: Env, key: jax.Array, state: State, action: jax.Array, params:
     over = time >= params.max_steps
     terminated = terminated | nonfinite | (over & env.finite_horizon)
     truncated = over & ~terminated
-    taken = _RESERVED & set(metrics)
+    taken = RESERVED & set(metrics)
     if taken:
-        raise ValueError(f"metrics has {sorted(taken)}; valid: any names but {', '.join(sorted(_RESERVED))}")
+        raise ValueError(f"metrics has {sorted(taken)}; valid: any names but {', '.join(sorted(RESERVED))}")
     info = {"final_observation": obs, "overflow": state.overflow, "nonfinite": nonfinite, **metrics}
     return obs, state, reward, terminated, truncated, info
 

@@ -196,7 +196,7 @@ def register(id: str, cls: "type[Env] | str", *, task: str | None = None, gymnas
     if isinstance(cls, str):
         _add(id, task, cls, gymnasium_id)
     else:
-        _add(id, task, _reference(_checked(cls, "cls")), gymnasium_id, cls=cls)
+        _add(id, task, _reference(check_class(cls, "cls")), gymnasium_id, cls=cls)
 
 
 def publish() -> None:
@@ -277,7 +277,7 @@ def _registered(entry: Entry) -> "type[Env]":
         raise ImportError(
             f"the environment {entry.id!r}{by} cannot be imported: {entry.reference}: {type(error).__name__}: {error}"
         ) from error
-    return _checked(cls, entry.reference)
+    return check_class(cls, entry.reference)
 
 
 def _classes(id: str) -> "Mapping[str, Entry | type[Env]]":
@@ -292,7 +292,7 @@ def _classes(id: str) -> "Mapping[str, Entry | type[Env]]":
             raise ValueError(f"id = {id!r}; must be MODULE:CLASS, and there is no module {module!r}") from None
         cls = getattr(found, name, None)
         if cls is not None:
-            cls = _checked(cls, id)
+            cls = check_class(cls, id)
             return {entry_of(cls).task: cls}
     name = name if colon else id
     entries = {task: entry for (known, task), entry in _table.items() if known == name}
@@ -304,7 +304,7 @@ def _classes(id: str) -> "Mapping[str, Entry | type[Env]]":
     return entries
 
 
-def _checked(cls: Any, name: str) -> "type[Env]":
+def check_class(cls: Any, name: str) -> "type[Env]":
     """A class that is an environment; raises TypeError for any other."""
     Env = _load("dmdenv.envs.base:Env")  # no import: the base class reads this table
     if not isinstance(cls, type) or not issubclass(cls, Env):

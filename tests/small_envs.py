@@ -1,6 +1,6 @@
 """Every environment and task, with a static configuration that is small and compiles fast."""
 
-from dmdenv.envs.registry import BUILT_IN, make_env
+from dmdenv.envs.registry import BUILT_IN, configured, make_env
 
 SMALL = {
     ("bonded_chain", "reach"): {"beads": 5, "substeps": 12},
@@ -19,6 +19,11 @@ TYPICAL = (("flocking", "align"), ("soft_sphere_packing", "compress"), ("trap_dr
 TASKS = [(entry.id, entry.task) for entry in BUILT_IN]
 GYMNASIUM = {entry.gymnasium_id: (entry.id, entry.task) for entry in BUILT_IN}
 NAMES = [f"{id}-{task}" for id, task in TASKS]
+
+
+def unprepared(id, task):
+    """One that is not to be run; its pool of initial states would take a while."""
+    return configured(id, task=task, **SMALL[id, task])
 
 
 def small_env(id, task):
