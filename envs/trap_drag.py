@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.fields import whole
 from dmdenv.envs.base import Baseline, Env, Params, State, Transition, parameter
 
 
@@ -54,17 +55,17 @@ class TrapDragState(State):
 class TrapDrag(Env[TrapDragState, TrapDragParams]):
     """Non-interacting Brownian particles in a moving trap.
 
-    Observation `[3]`, in [-1, 1]: the share of the time that is over; the trap's position over L; the mean over the
-    particles of their distance from the trap, over 2 L.
+    Observation `[3]`, in [-1, 1]: elapsed fraction of the time; position of the trap over L; mean displacement of the
+    particles from the trap, over 2 L.
 
     Action `[2]`: where the trap jumps to at the beginning of the step and where it is at its end, both over L; in
     between it moves uniformly. At the end of the last step it jumps to L, wherever it is.
 
-    Reward: minus the work of the step, a particle. The sum over an episode is -W.
+    Reward: minus the work per particle of the step. The sum over an episode is -W.
 
     An episode terminates after `max_steps`: the time is a part of the task, so nothing comes after it.
 
-    Metrics in `info`: `work` (a particle), `lag` (mean distance of the particles behind the trap).
+    Metrics in `info`: `work` (per particle), `lag` (mean distance of the particles behind the trap).
 
     Args:
         particles: number n of particles. Work is averaged over them, so more of them mean less noise. An agent that
@@ -74,14 +75,9 @@ class TrapDrag(Env[TrapDragState, TrapDragParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    particles: int = 256
+    particles: int = whole(256, at_least=1)
 
     finite_horizon = True
-
-    def __post_init__(self):
-        n = self.particles
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-            raise ValueError(f"particles = {n!r}; valid: a whole number from 1")
 
     @property
     def default_params(self) -> TrapDragParams:
@@ -106,16 +102,16 @@ class TrapDrag(Env[TrapDragState, TrapDragParams]):
         first, second = L * action[0], L * action[1]
         work = jump_work(k, state.positions, state.trap, first)
         velocity = (second - first) / h
-        y, integral = moved_with_trap(key, state.positions - first, velocity, h, params)
+        y, integral = move_with_trap(key, state.positions - first, velocity, h, params)
         work = work - k * velocity * integral
         positions = second + y
         last = state.time + 1 >= params.max_steps
         trap = jnp.where(last, L, second)
         work = work + jump_work(k, positions, second, trap)
         mean = jnp.mean(work)
-        moved = dataclasses.replace(state, positions=positions, trap=trap)
+        state = state.replace(positions=positions, trap=trap)
         metrics = {"work": mean, "lag": trap - jnp.mean(positions)}
-        return Transition(moved, -mean, jnp.asarray(False), metrics)
+        return Transition(state, -mean, metrics=metrics)
 
     def observe(self, state: TrapDragState, params: TrapDragParams) -> jax.Array:
         behind = jnp.mean(state.positions) - state.trap
@@ -163,7 +159,7 @@ def jump_work(stiffness: jax.Array, positions: jax.Array, old: jax.Array, new: j
     return 0.5 * stiffness * (new - old) * (new + old - 2.0 * positions)
 
 
-def moved_with_trap(
+def move_with_trap(
     key: jax.Array, y: jax.Array, velocity: jax.Array, time: jax.Array, params: TrapDragParams
 ) -> tuple[jax.Array, jax.Array]:
     """Particles in a trap that moves uniformly: distances from it after a time, and the integral of the distances.

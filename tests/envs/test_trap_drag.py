@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose
 import dmdenv
 from dmdenv.agents.evaluate import evaluate
 from dmdenv.agents.policies import random_policy, zero_policy
-from dmdenv.envs.trap_drag import TrapDragParams, jump_work, moved_with_trap
+from dmdenv.envs.trap_drag import TrapDragParams, jump_work, move_with_trap
 from dmdenv.integrators import Brownian
 from dmdenv.potentials import external_potential
 from dmdenv.space import Free
@@ -45,7 +45,7 @@ def works(env, params, policy, seed):
             k, L, h = params.stiffness, params.distance, params.duration / params.max_steps
             first, second = L * action
             work = jump_work(k, state.positions, state.trap, first)
-            y, integral = moved_with_trap(key, state.positions - first, (second - first) / h, h, params)
+            y, integral = move_with_trap(key, state.positions - first, (second - first) / h, h, params)
             work = work - k * (second - first) / h * integral
             trap = jnp.where(t + 1 >= params.max_steps, L, second)
             work = work + jump_work(k, second + y, second, trap)
@@ -117,7 +117,7 @@ def test_particles_move_as_by_the_brownian_dynamics_of_the_core():
         return jax.lax.scan(step, state, jnp.arange(400))[0].positions[:, 0]
 
     params = TrapDragParams(stiffness=k, friction=gamma, temperature=T)
-    y, _ = jax.jit(moved_with_trap)(jax.random.key(2), start[:, 0], jnp.float32(u), jnp.float32(h), params)
+    y, _ = jax.jit(move_with_trap)(jax.random.key(2), start[:, 0], jnp.float32(u), jnp.float32(h), params)
     by_core, exact = np.asarray(core(jax.random.key(1))), np.asarray(y) + u * h
     error = np.hypot(by_core.std(), exact.std()) / np.sqrt(n)
     assert abs(by_core.mean() - exact.mean()) < 4 * error + 5e-3 * abs(exact.mean())
@@ -141,7 +141,7 @@ def moments(z: float) -> tuple[float, float, float]:
     params = TrapDragParams()
 
     def noise(key):
-        y, integral = moved_with_trap(key, jnp.zeros(n), jnp.zeros(()), jnp.asarray(z), params)
+        y, integral = move_with_trap(key, jnp.zeros(n), jnp.zeros(()), jnp.asarray(z), params)
         return y, integral
 
     R, Q = jax.random.normal(key, (2, n))
@@ -196,7 +196,7 @@ def test_random_and_zero_policies_do_much_more_work():
 
 
 def test_bad_configurations_are_refused():
-    with pytest.raises(ValueError, match=r"particles = 0; valid: a whole number from 1"):
+    with pytest.raises(ValueError, match=r"TrapDrag.particles = 0; must be an integer >= 1"):
         dmdenv.make_env("trap_drag", particles=0)
     with pytest.raises(ValueError, match=r"stiffness = -1; must be"):
         TrapDragParams(stiffness=-1)
