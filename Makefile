@@ -5,6 +5,7 @@ VENV ?= .venv
 BENCH_VENV ?= .venv-bench
 INTEROP_VENV ?= .venv-interop
 ARGS ?=
+SHARD ?=
 INTEROP_TESTS := $(foreach name,brax gymnax pettingzoo sb3,tests/adapters/test_$(name).py)
 
 BIN := $(VENV)/bin
@@ -25,8 +26,8 @@ demo: $(VENV)/.installed-core ## train a flock: a learning curve, a checkpoint a
 test: $(VENV)/.installed-dev ## run the tests, but for the slow ones
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-slow: $(VENV)/.installed-dev ## run the slow tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow $(ARGS)
+slow: $(VENV)/.installed-dev ## run all tests, compiled as users do; SHARD=2/6: the second of six parts
+	$(BIN)/python -m pytest -n 2 --dist worksteal --optimized -m '' $(addprefix --shard ,$(SHARD)) $(ARGS)
 
 interop: $(INTEROP_VENV)/.installed-interop ## test the adapters with SB3, Brax and gymnax (brings torch: .venv-interop)
 	$(INTEROP_VENV)/bin/python -m pytest -n 2 --dist worksteal -m 'slow or not slow' $(INTEROP_TESTS) $(ARGS)

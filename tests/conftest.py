@@ -1,14 +1,17 @@
 """What makes the tests strict: float32 unless a test asks for the `x64` fixture, no rank promotion, fixed examples.
 
-And what makes them quick: compiled programs are kept in a folder that git ignores, for all workers and later runs.
-They are dropped from memory before they fill its map.
+And what makes them quick, since compilation takes most of the time: XLA optimises little, unless `--optimized` is given
+(`make slow`), and programs are kept in a folder that git ignores, for all workers and later runs.
 """
 
+import argparse
 import hashlib
 import itertools
 import os
 import pathlib
 import platform
+import re
+import zlib
 
 # XLA calls every program that it loads one of another machine, by two preferences that no machine has, in kilobytes.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -16,6 +19,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import hypothesis
 import jax
 import pytest
+
+from marks import QUICK
 
 jax.config.update("jax_enable_x64", False)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -29,14 +34,42 @@ _COMPILED = pathlib.Path(__file__).parents[1] / ".cache" / "compiled"
 _MOST_COMPILED = 1_000_000_000  # bytes
 
 
+def pytest_addoption(parser):
+    group = parser.getgroup("dmdenv")
+    group.addoption("--optimized", action="store_true", help="compile as users do, by XLA's own settings")
+    group.addoption("--shard", type=_shard, metavar="K/N", help="the K-th of N parts of the tests, by their ids")
+
+
 def pytest_configure(config):
-    """Programs are kept, unless the caller has a folder of their own; processes that tests start inherit it."""
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    """Set environment variables, which processes that tests start inherit."""
+    if not config.getoption("optimized"):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the caller has a folder of their own
+        _keep_programs(drop=not hasattr(config, "workerinput"))
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r}; must be K/N with 1 <= K <= N")
+    return int(match[1]), int(match[2])
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests of other shards."""
+    if config.getoption("shard") is None:
         return
+    k, n = config.getoption("shard")
+    others = [item for item in items if zlib.crc32(item.nodeid.encode()) % n != k - 1]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in set(others)]
+
+
+def _keep_programs(*, drop: bool) -> None:
     folder = _COMPILED / _processor()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not hasattr(config, "workerinput"):  # one process tidies up
+        if drop:
             _drop_oldest(folder)
     except OSError:
         return
@@ -76,6 +109,20 @@ def few_programs():
     yield
     if next(_tests) % _EVERY == 0 and _MAPPINGS.exists() and _MAPPINGS.read_bytes().count(b"\n") > _MOST_MAPPINGS:
         jax.clear_caches()
+
+
+@pytest.fixture
+def compilations():
+    """A list that grows by one with each program that is compiled, or loaded from the folder of compiled ones."""
+    found = []
+
+    def note(event: str, duration: float, **details) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(details.get("fun_name"))
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(note)
 
 
 @pytest.fixture

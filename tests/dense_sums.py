@@ -17,7 +17,6 @@ from dmdenv.neighbors import AllPairs, NeighborList, neighbor_sum
 from dmdenv.space import Free, Periodic
 
 N = 6
-QUICK = {"xla_backend_optimization_level": 0}  # to compile references
 
 
 def dense_sum(kernel, features, adjacent):
@@ -278,7 +277,7 @@ def reference_program(derivatives, name: str):
 
         return summed(at[0]), derivatives(lambda p: weighted(summed(p)), *at)
 
-    return jax.jit(evaluated, compiler_options=QUICK)
+    return jax.jit(evaluated)
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------

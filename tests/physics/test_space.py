@@ -1,5 +1,6 @@
 """How two positions differ and how a position moves."""
 
+import functools
 import itertools
 
 import hypothesis.strategies as st
@@ -16,6 +17,7 @@ from dmdenv.neighbors import AllPairs, allocate, update
 from dmdenv.potentials import lennard_jones, soft_sphere
 from dmdenv.quantities import center, pressure
 from dmdenv.space import Deformed, Free, OpenSpace, Periodic, Triclinic, lower_triangular
+from marks import OPTIMIZED
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -35,7 +37,7 @@ def positions_and_box(seed: int, dimension: int, images: int):
 examples = given(st.integers(0, 10**6), st.sampled_from([2, 3]), st.sampled_from([0, 1, 50]))
 
 
-@jax.jit
+@functools.partial(jax.jit, compiler_options=OPTIMIZED)
 def in_box(box, r):
     return Periodic(box).wrap(r), Periodic(box).displacement(r, r[::-1]), Periodic(box).displacement(r[::-1], r)
 

@@ -50,12 +50,6 @@ def same_energy(x):
     return x
 
 
-def quickly(function, *arguments):
-    """`function(*arguments)`, jitted without optimisation: its program runs for microseconds."""
-    options = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-    return jax.jit(function, compiler_options=options)(*arguments)
-
-
 # --- other codes ------------------------------------------------------------------------------------------------------
 
 OWN = np.random.default_rng(2).uniform(0.5, 2.0, N)
@@ -193,7 +187,7 @@ def test_a_broken_fene_bond_has_infinite_energy_and_no_force():
         results = (potential.energies(space, r, pairs), potential.forces(space, r, pairs))
         return *results, potential.virial(space, r, pairs), jax.grad(squares, allow_int=True)(potential).parameters
 
-    energies, forces, virial, gradient = quickly(evaluate, potential)
+    energies, forces, virial, gradient = jax.jit(evaluate)(potential)
     np.testing.assert_array_equal(np.isinf(energies), [False, True, True, False])
     pull = 30 / (1 - (1 / 1.5) ** 2), 30 * 1.2 / (1 - (1.2 / 1.5) ** 2)
     np.testing.assert_allclose(forces, [[pull[0], 0], [-pull[0], 0], [0, pull[1]], [0, -pull[1]]], rtol=1e-13)
@@ -217,7 +211,7 @@ def test_degenerate_terms_have_finite_forces(dtype):
     def forces_and_tangent(r):
         return jax.jvp(lambda r: potential.forces(Free(), r, AllPairs()), (r,), (jnp.ones_like(r),))
 
-    for found in quickly(jax.vmap(forces_and_tangent), several):
+    for found in jax.jit(jax.vmap(forces_and_tangent))(several):
         assert found.dtype == dtype and np.all(np.isfinite(found))
 
 
@@ -228,7 +222,7 @@ def test_a_straight_chain_resists_bending_as_its_stiffness_says():
     def energy(h):
         return potential.energy(Free(), jnp.array([[-1.0, 0], [0, 0], [1, 0]]).at[1, 1].set(h), AllPairs())
 
-    found = quickly(lambda h: (energy(h), jax.grad(energy)(h), jax.grad(jax.grad(energy))(h)), 0.0)
+    found = jax.jit(lambda h: (energy(h), jax.grad(energy)(h), jax.grad(jax.grad(energy))(h)))(0.0)
     np.testing.assert_allclose(found, [0, 0, 12.0], rtol=1e-12, atol=1e-15)
 
 
@@ -293,8 +287,8 @@ def test_derivatives_of_any_order_and_in_any_order_of_transformations_agree():
     def ways(f, r, v, several):
         return {name: way(f, r, v, several) for name, way in WAYS.items()}
 
-    expected = quickly(functools.partial(ways, dense), r, v, several)
-    for name, found in quickly(functools.partial(ways, energy), r, v, several).items():
+    expected = jax.jit(functools.partial(ways, dense))(r, v, several)
+    for name, found in jax.jit(functools.partial(ways, energy))(r, v, several).items():
         np.testing.assert_allclose(found, expected[name], rtol=1e-11, atol=1e-11, err_msg=name)
 
 
@@ -315,11 +309,11 @@ def test_a_batch_of_topologies_is_each_of_them():
         return jnp.sum(jax.vmap(energy)(several, r))
 
     slope = jax.grad(energy, argnums=1)
-    loop = np.stack([quickly(slope, *one) for one in zip(potentials, r, strict=True)])
-    np.testing.assert_allclose(quickly(jax.vmap(slope), several, r), loop, rtol=1e-12)
-    np.testing.assert_allclose(quickly(jax.grad(total), r), loop, rtol=1e-12)
+    loop = np.stack([jax.jit(slope)(*one) for one in zip(potentials, r, strict=True)])
+    np.testing.assert_allclose(jax.jit(jax.vmap(slope))(several, r), loop, rtol=1e-12)
+    np.testing.assert_allclose(jax.jit(jax.grad(total))(r), loop, rtol=1e-12)
     assert "scatter" not in str(jax.make_jaxpr(jax.grad(total))(r))
-    same_positions = quickly(jax.vmap(slope, in_axes=(0, None)), several, r[0])
+    same_positions = jax.jit(jax.vmap(slope, in_axes=(0, None)))(several, r[0])
     np.testing.assert_allclose(same_positions[0], loop[0], rtol=1e-12)
 
 
@@ -342,7 +336,7 @@ def test_particles_may_be_unbound_but_not_missing():
 def test_no_bonds_at_all_are_nothing():
     arguments = Free(), jnp.ones((3, 2)), AllPairs()
     for none in ([], np.zeros((0, 2), int)):
-        energies, forces = quickly(lambda p: (p.energies(*arguments), p.forces(*arguments)), harmonic_bonds(none))
+        energies, forces = jax.jit(lambda p: (p.energies(*arguments), p.forces(*arguments)))(harmonic_bonds(none))
         np.testing.assert_array_equal(energies, np.zeros(3))
         np.testing.assert_array_equal(forces, np.zeros((3, 2)))
 

@@ -165,10 +165,6 @@ def positions(d: int) -> np.ndarray:
     return r - r.mean(axis=0)
 
 
-# Two thirds of the time of these tests would go into optimising programs that run for some microseconds.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-
-
 def properties(potential: Potential, space, r, pairs):
     arguments = space, r, pairs
     return {
@@ -223,7 +219,7 @@ def test_forces_virials_and_gradients_are_derivatives_of_the_energy_in_either_pr
     potential, space, r = POTENTIALS[name](d), SPACES[kind](d), jnp.asarray(positions(d))
     rng, h = np.random.default_rng(1), 1e-5
     # one program for all of these: a change of a parameter or a box does not recompile
-    program = jax.jit(properties_and_gradient).lower(potential, space, r, AllPairs()).compile(QUICK)
+    program = jax.jit(properties_and_gradient).lower(potential, space, r, AllPairs()).compile()
     found = jax.tree.map(np.asarray, program(potential, space, r, AllPairs()))
 
     def slope(moved):
@@ -249,7 +245,7 @@ def test_forces_virials_and_gradients_are_derivatives_of_the_energy_in_either_pr
             close(np.sum(g * v), slope(lambda h, q=q, v=v: (nudged(potential, q, h * v), space, r)))
 
     in_single = jax.tree.map(lambda x: x.astype(jnp.float32) if is_float(x) else x, (potential, space, r, AllPairs()))
-    same(jax.jit(properties).lower(*in_single).compile(QUICK)(*in_single), found, 1e-5, np.float32)
+    same(jax.jit(properties)(*in_single), found, 1e-5, np.float32)
 
 
 @functools.cache
@@ -263,7 +259,7 @@ def neighbors(kind: str, d: int):
 @pytest.mark.parametrize("name", ["lennard_jones shifted, by species", "soft_sphere, mixed", "a sum"])
 def test_a_neighbour_list_gives_the_same_as_all_pairs(name, kind, d):
     arguments = POTENTIALS[name](d), SPACES[kind](d), jnp.asarray(positions(d))
-    everything = jax.jit(properties).lower(*arguments, AllPairs()).compile(QUICK)(*arguments, AllPairs())
+    everything = jax.jit(properties)(*arguments, AllPairs())
     same(jax.jit(properties)(*arguments, neighbors(kind, d)), everything, 1e-12, np.float64)
 
 

@@ -1,6 +1,5 @@
 """Pair potentials against published numbers, closed forms and other codes."""
 
-import functools
 import math
 import pathlib
 import warnings
@@ -25,11 +24,10 @@ from dmdenv.potentials import (
 )
 from dmdenv.potentials.pair import truncate
 from dmdenv.space import Free, Periodic, Triclinic
+from marks import OPTIMIZED
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-# Without optimisation, for programs that run for microseconds.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 NIST = pathlib.Path(__file__).parents[2] / "data" / "nist_lj_config4.xyz"
 
 
@@ -245,7 +243,7 @@ def test_energy_forces_stress_and_shares_are_those_of_ase(kind, truncation, own,
 # --- ends and middles -------------------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.jit, compiler_options=QUICK)
+@jax.jit
 def along(potential, r):
     """Energy, force and stiffness `u''` of two particles at distances r, `[k]`."""
 
@@ -314,12 +312,12 @@ def test_no_pair_within_rounding_of_the_cutoff_has_a_force(kind, potential, cuto
     with jax.enable_x64(False):
         r = np.stack([0 * grid, bond], 1).astype(np.float32)
         if kind == "batch":
-            forces = jax.jit(jax.vmap(lambda r: potential.forces(Free(), r, AllPairs())))(r)
+            forces = jax.jit(jax.vmap(lambda r: potential.forces(Free(), r, AllPairs())), compiler_options=OPTIMIZED)(r)
         else:
             r = (r + grid[:, None]).reshape(-1, d).astype(np.float32)
             pairs = allocate(Free(), r, cutoff=1.01 * cutoff, skin=0.1)
             assert pairs.columns == 1
-            forces = jax.jit(potential.forces)(Free(), r, pairs)
+            forces = jax.jit(potential.forces, compiler_options=OPTIMIZED)(Free(), r, pairs)
     assert np.abs(forces).max() < 0.01  # the steepest grows by 57 a unit length
 
 
@@ -355,7 +353,7 @@ def test_two_particles_at_one_place_have_their_energy_and_finite_derivatives(pot
         curvature = jax.grad(lambda r: jnp.sum(jax.grad(energy, argnums=1)(potential, r)[:, 0] ** 2))(r)
         return energy(potential, r), forces, tangent, gradient, curvature, potential.virial(Free(), r, AllPairs())
 
-    found = jax.jit(derivatives, compiler_options=QUICK)(potential, r)
+    found = jax.jit(derivatives)(potential, r)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(found))
     np.testing.assert_allclose(found[1], -found[3][1], rtol=1e-5)
     s = np.array([0.0, 0.25, 0.25], dtype)  # squared distances of the three pairs, and their energies one by one
