@@ -128,9 +128,10 @@ class ChainFold(Env[ChainFoldState, ChainFoldParams]):
             target = shapes[jax.random.randint(other, (), 0, len(shapes))]
         sign = jnp.where(jax.random.bernoulli(side), 1.0, -1.0)
         target = target * jnp.stack([jnp.ones_like(sign), sign])[None]
-        potential = chain.flexible_chain(params, self.beads)
+        potential, dynamics = chain.flexible_chain(params, self.beads), self._dynamics(params)
         return ChainFoldState(
-            motion=self._dynamics(params).init(potential, Free(), positions, velocities=velocities, key=key),
+            # every step reseeds the noise
+            motion=dynamics.init(potential, Free(), positions, velocities=velocities, key=key),
             field=jnp.zeros((self.groups, 2)),
             target=target,
             superposed=superpose(target, positions),

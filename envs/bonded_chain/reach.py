@@ -106,9 +106,10 @@ class ChainReach(Env[ChainReachState, ChainReachParams]):
         positions = positions * jnp.stack([jnp.ones_like(sign), sign])[None]
         velocities = maxwell_boltzmann(thermal, jnp.ones(self.beads), params.temperature, 2, zero_momentum=False)
         rest_angles = jnp.clip(sign * rest_angles, -params.max_rest_angle, params.max_rest_angle)
-        potential = chain.anchored_chain(params, rest_angles)
+        potential, dynamics = chain.anchored_chain(params, rest_angles), self._dynamics(params)
         return ChainReachState(
-            motion=self._dynamics(params).init(potential, Free(), positions, velocities=velocities, key=key),
+            # every step reseeds the noise
+            motion=dynamics.init(potential, Free(), positions, velocities=velocities, key=key),
             rest_angles=rest_angles,
             path=draw_path(target),
         )

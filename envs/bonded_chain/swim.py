@@ -100,9 +100,10 @@ class ChainSwim(Env[ChainSwimState, ChainSwimParams]):
         positions = pool.draw(draw, straight_chains, self.beads)
         positions = chain.rotate(positions, params.course * jax.random.uniform(direction, minval=-1.0))
         rest_angles = jnp.zeros(self.beads - 2)
-        potential = chain.jointed_chain(params, rest_angles)
+        potential, dynamics = chain.jointed_chain(params, rest_angles), self._dynamics(params)
         return ChainSwimState(
-            motion=self._dynamics(params).init(potential, Free(), positions, key=key),
+            # every step reseeds the noise
+            motion=dynamics.init(potential, Free(), positions, key=key),
             rest_angles=rest_angles,
             track=jnp.zeros((TRACK, 2)),
         )
