@@ -107,5 +107,5 @@ def beyond_limit(cutoff: jax.Array | float, limit: Callable[[], jax.Array]) -> t
         known = limit()
     if isinstance(cutoff, jax.core.Tracer) or isinstance(known, jax.core.Tracer):
         return None
-    longest, shortest = float(np.max(cutoff)), float(np.min(known))
+    longest, shortest = float(np.max(np.asarray(cutoff))), float(np.min(np.asarray(known)))
     return (longest, shortest) if longest > shortest * (1 + _ROUNDING) else None

@@ -445,8 +445,10 @@ def test_a_bad_parameter_is_named(make, message):
 
 def test_pairs_that_would_be_missed_are_refused():
     r = jnp.asarray(np.random.default_rng(0).uniform(0, 4, (5, 3)))
-    with pytest.raises(ValueError, match=r"cutoff = 2.5; must be at most 2 in Periodic space"):
-        lennard_jones().energy(Periodic(4.0), r, AllPairs())
+    potential, space = lennard_jones(), Periodic(4.0)  # known outside of jit, and so inside
+    for call in (potential.energy, lambda *at: jax.eval_shape(lambda r: potential.energy(space, r, AllPairs()), r)):
+        with pytest.raises(ValueError, match=r"cutoff = 2.5; must be at most 2 in Periodic space"):
+            call(space, r, AllPairs())
     with pytest.raises(ValueError, match=r"cutoff = 2.5; must be at most 2 in Triclinic space"):
         lennard_jones().energy(Triclinic(4.0 * np.eye(3)), r, AllPairs())
     with pytest.raises(ValueError, match=r"cutoff = 2.5; must be at most 1, the cutoff of the neighbour list"):
