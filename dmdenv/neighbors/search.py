@@ -182,7 +182,7 @@ def _read_out(seen: _Seen, into: jax.Array, first: jax.Array) -> Neighbors:
     own = first + lane
 
     def put(indices, c, column):
-        return lax.dynamic_update_slice(indices, column[None, :], (c, first))
+        return lax.dynamic_update_slice(indices, column[None, :], (lax.convert_element_type(c, jnp.int32), first))
 
     def read_column(c, carry):
         indices, left, word, s = carry

@@ -227,3 +227,12 @@ def test_lists_of_float64_positions_are_as_exact():
     assert moved.indices.dtype == jnp.int32
     assert moved.positions.dtype == jnp.float64
     np.testing.assert_array_equal(held_pairs(moved), d[::-1, ::-1] < 1.4)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x64")
+def test_lists_are_built_outside_of_jit_too():
+    x = np.random.default_rng(2).random((80, 3)) * 5
+    template = allocate(Periodic(5.0), x, cutoff=1.2, skin=0.2)
+    built = dmdenv.neighbors.build(template, Periodic(5.0), jnp.asarray(x))
+    np.testing.assert_array_equal(built.indices, template.indices)
