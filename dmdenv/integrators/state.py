@@ -87,6 +87,10 @@ class StochasticState(IntegratorState):
     key: jax.Array  # key [], split at each step
     bath_energy: jax.Array  # float [], unit energy: taken from the heat bath so far, with its rounding errors
 
+    def reseed(self, key: jax.Array) -> Self:
+        """The same state with the noise of another key, which is consumed, as `init` would have begun it."""
+        return self.replace(key=jax.random.split(key)[0])
+
 
 def check_positions(positions: jax.Array) -> jax.Array:
     """Positions as an array, refused unless they are floats `[n, d]`."""

@@ -114,11 +114,6 @@ def bend(
     return motion.replace(forces=motion.forces - gradient), done
 
 
-def reseed(motion: StochasticState, key: jax.Array) -> StochasticState:
-    """The motion with the noise of another key, which is consumed, as an integrator's `init` would have begun it."""
-    return motion.replace(key=jax.random.split(key)[0])
-
-
 def simulate(
     method: Integrator[StochasticState], potential: Potential, motion: StochasticState, steps: int
 ) -> StochasticState:

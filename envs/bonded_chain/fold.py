@@ -143,7 +143,7 @@ class ChainFold(Env[ChainFoldState, ChainFoldParams]):
         field, group = params.force * action.reshape(self.groups, 2), chain.group_indices(self.beads, self.groups)
         motion = state.motion.replace(forces=state.motion.forces + (field - state.field)[group])
         potential = chain.flexible_chain(params, self.beads) + uniform_field(force=field[group])
-        motion = chain.simulate(self._dynamics(params), potential, chain.reseed(motion, key), self.substeps)
+        motion = chain.simulate(self._dynamics(params), potential, motion.reseed(key), self.substeps)
         closest = superpose(state.target, motion.positions)
         rmsd, effort = norm((closest - motion.positions).reshape(-1)) / self.beads**0.5, jnp.mean(action**2)
         bonds = jnp.diff(motion.positions, axis=0)

@@ -122,7 +122,7 @@ class ChainReach(Env[ChainReachState, ChainReachParams]):
         rest_angles = jnp.clip(rest_angles, -params.max_rest_angle, params.max_rest_angle)
         motion, _ = chain.bend(params, state.motion, state.rest_angles, rest_angles)
         potential = chain.anchored_chain(params, rest_angles)
-        motion = chain.simulate(self._dynamics(params), potential, chain.reseed(motion, noise), self.substeps)
+        motion = chain.simulate(self._dynamics(params), potential, motion.reseed(noise), self.substeps)
         target, _ = self.target(state.path, state.time + 1, params)
         distance, effort = norm(motion.positions[-1] - target), jnp.mean(action**2)
         jumps = jnp.floor((state.time + 1) / params.interval) > jnp.floor(state.time / params.interval)

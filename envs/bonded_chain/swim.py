@@ -114,7 +114,7 @@ class ChainSwim(Env[ChainSwimState, ChainSwimParams]):
         rest_angles = params.max_rest_angle * action
         motion, work = chain.bend(params, state.motion, state.rest_angles, rest_angles)
         potential = chain.jointed_chain(params, rest_angles)
-        motion = chain.simulate(self._dynamics(params), potential, chain.reseed(motion, key), self.substeps)
+        motion = chain.simulate(self._dynamics(params), potential, motion.reseed(key), self.substeps)
         centre = jnp.mean(motion.positions, axis=0)
         displacement = centre - jnp.mean(state.positions, axis=0)
         track = jnp.concatenate([state.track[1:], jax.lax.stop_gradient(centre)[None]])
