@@ -1,6 +1,6 @@
 """Neighbours, and sums over them: the one primitive of the core.
 
-A relation of neighbours is `AllPairs()` or a `NeighborList`; `neighbor_sum` adds up a kernel of one pair over either.
+A neighbour relation is `AllPairs()` or a `NeighborList`; `neighbor_sum` adds up a kernel of one pair over either.
 """
 
 from dmdenv.neighbors.capacity import ListOverflow, capacities, grow, neighbor_lists, overflowed, with_capacities

@@ -1,4 +1,4 @@
-"""Sets as bits: which of many candidates belong, 32 of them to an unsigned integer, for all particles at once."""
+"""Sets as bits: the members among many candidates, 32 to an unsigned integer, for all particles at once."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ WORD = 32
 
 
 def pack(members: jax.Array) -> jax.Array:
-    """Sets of the rows of bool `[rows, n]` that are true: uint32 `[ceil(rows / 32), n]`, a column each."""
+    """For each column of bool `[rows, n]` the set of rows that are true, uint32 `[ceil(rows / 32), n]`."""
     rows, n = members.shape
     padded = jnp.pad(members, ((0, -rows % WORD), (0, 0))).reshape(-1, WORD, n)
     return jnp.sum(padded.astype(jnp.uint32) << lax.iota(jnp.uint32, WORD)[None, :, None], axis=1, dtype=jnp.uint32)

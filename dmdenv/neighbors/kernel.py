@@ -11,7 +11,7 @@ from dmdenv.neighbors.particles_last import Mapped, Value, evaluate
 class Kernel:
     """A function `(shared, x_i, x_j) -> (y_i, y_j)` on flat lists: what a pair contributes to both of its particles.
 
-    y_j is y_i with the particles exchanged: whoever knows how the two are related computes them together, once a pair.
+    y_j is y_i with the particles exchanged: where the two are related, they are computed together, once per pair.
     Compared by identity, as jaxprs are.
     """
 
@@ -29,7 +29,7 @@ class Kernel:
         out = jaxpr_as_fun(self.jaxpr)(*shared, *xi, *xj)
         return out[: self.outputs], out[self.outputs :]
 
-    def over(
+    def evaluate(
         self,
         shared: Sequence[Value],
         xi: Sequence[Value],

@@ -1,9 +1,9 @@
-"""Verlet lists: the neighbours of each particle, with some to spare.
+"""Verlet lists: the neighbours of each particle up to a cutoff and a skin.
 
 A `NeighborList` is full and symmetric, has static capacities and never drops a pair silently: what does not fit sets
 `overflow`, which sticks until the list is allocated anew. It holds all pairs closer than `cutoff + skin`, and stays
-complete for `cutoff` until two particles have moved as far as the skin together; `update` rebuilds only then, under
-`vmap` too.
+complete for `cutoff` until two particles have moved as far as the skin together; `update` rebuilds only then, also
+under `vmap`.
 """
 
 import functools
@@ -22,7 +22,7 @@ from dmdenv._core.in_batch import any_in_batch
 from dmdenv._core.pytree import pytree, static
 from dmdenv.neighbors.bits import WORD
 from dmdenv.neighbors.cells import choose_cells
-from dmdenv.neighbors.pairs import AllPairs, Pairs, beyond_limit
+from dmdenv.neighbors.pairs import ROUNDING, AllPairs, Pairs, beyond_limit
 from dmdenv.neighbors.particles_last import over_particles, split
 from dmdenv.neighbors.search import Neighbors, find_neighbors
 from dmdenv.space import Space, squared_distance
@@ -42,7 +42,7 @@ class NeighborList(Pairs):
     cutoff: jax.Array  # float [], unit length
     skin: jax.Array  # float [], unit length
     overflow: jax.Array  # bool [], sticky: a capacity or a cell is too small, so that pairs may be missing
-    cells: tuple[int, ...] = static()  # along each axis; none: everybody is a candidate
+    cells: tuple[int, ...] = static()  # along each axis; none: all particles are candidates
     row_capacity: int = static()  # candidates of a particle in a row of cells
 
     @property
@@ -53,6 +53,11 @@ class NeighborList(Pairs):
     def count(self) -> int:
         """The number of particles."""
         return self.indices.shape[1]
+
+    @property
+    def list_cutoff(self) -> jax.Array:
+        """The distance up to which pairs are in the list when it is built, `cutoff + skin`, float [], unit length."""
+        return self.cutoff + self.skin
 
     @property
     def incomplete(self) -> jax.Array:
@@ -68,12 +73,12 @@ class NeighborList(Pairs):
     def update(self, space: Space, positions: jax.Array) -> "NeighborList":
         neighbors, space, positions = lax.stop_gradient((self, space, positions))
         updated = lax.cond(
-            any_in_batch(_outdated(neighbors, space, positions)),
-            _build,
+            any_in_batch(_is_outdated(neighbors, space, positions)),
+            _rebuild,
             lambda neighbors, space, positions: neighbors,
             *(neighbors, space, positions),
         )
-        return _fitting(updated, space)
+        return _flag_long_cutoff(updated, space)
 
     def in_space(self, change: Callable[[Space], Space]) -> "NeighborList":
         return self.replace(space=change(self.space))
@@ -96,8 +101,8 @@ def allocate(space: Space, positions: jax.Array, *, cutoff: float, skin: float, 
         space: where the particles are.
         positions: `[n, d]`, unit length, d = 2 or 3; they may lie outside of a periodic box.
         cutoff: the range of the interaction, unit length.
-        skin: how much farther the list reaches, unit length. Larger skins are rebuilt more rarely and cost more pairs.
-        slack: capacities over what these positions need.
+        skin: how much the list's own cutoff exceeds it, unit length. A larger skin means fewer rebuilds and more pairs.
+        slack: capacities, relative to what these positions need.
 
     Raises:
         ValueError: when `cutoff` is not positive or exceeds half the box (a pair would interact with two images),
@@ -114,9 +119,10 @@ def allocate(space: Space, positions: jax.Array, *, cutoff: float, skin: float, 
     cutoff, skin = Real(above=0).convert("cutoff", cutoff), Real(at_least=0).convert("skin", skin)
     slack = Real(at_least=1).convert("slack", slack)
     AllPairs().check_cutoff("cutoff", cutoff, space, positions.shape[1])
-    cells, reach = choose_cells(space, positions, cutoff + skin), jnp.asarray(cutoff + skin, positions.dtype)
-    capacity, row_capacity = room(
-        lambda row_capacity: _count(space, positions, reach, cells, row_capacity), len(positions), slack
+    cells = choose_cells(space, positions, cutoff + skin)
+    list_cutoff = jnp.asarray(cutoff + skin, positions.dtype)
+    capacity, row_capacity = choose_capacities(
+        lambda row_capacity: _search(space, positions, list_cutoff, cells, row_capacity), len(positions), slack
     )
     unbuilt = NeighborList(
         indices=jnp.zeros((capacity, len(positions)), jnp.int32),
@@ -132,17 +138,19 @@ def allocate(space: Space, positions: jax.Array, *, cutoff: float, skin: float, 
     return jax.jit(build)(unbuilt, space, positions)
 
 
-def room(count: Callable[[int], Neighbors], n: int, slack: float, *, row_capacity: int = WORD) -> tuple[int, int]:
+def choose_capacities(
+    search: Callable[[int], Neighbors], n: int, slack: float, *, row_capacity: int = WORD
+) -> tuple[int, int]:
     """The capacities of a list of n particles, `(capacity, row_capacity)`, on the host.
 
     Args:
-        count: a search of all neighbours with this `row_capacity`, or a batch of them.
+        search: finds all neighbours with a given `row_capacity`, in one system or a batch.
         n: particles.
-        slack: room over what they need.
+        slack: capacities, relative to what is needed.
         row_capacity: the least; up to whole words it costs nothing.
     """
     while True:
-        found = count(row_capacity)
+        found = search(row_capacity)
         needed = WORD * math.ceil(min(slack * int(np.max(found.row_candidates)), n) / WORD)
         if needed <= row_capacity:
             capacity = min(math.ceil(slack * max(1, int(np.max(found.columns)))), max(1, n - 1))
@@ -151,11 +159,11 @@ def room(count: Callable[[int], Neighbors], n: int, slack: float, *, row_capacit
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
-def _count(
-    space: Space, positions: jax.Array, reach: jax.Array, cells: tuple[int, ...], row_capacity: int
+def _search(
+    space: Space, positions: jax.Array, list_cutoff: jax.Array, cells: tuple[int, ...], row_capacity: int
 ) -> Neighbors:
     column = jnp.zeros((1, len(positions)), jnp.int32)
-    return find_neighbors(space, positions, reach, column, cells=cells, row_capacity=row_capacity)
+    return find_neighbors(space, positions, list_cutoff, column, cells=cells, row_capacity=row_capacity)
 
 
 def build(
@@ -166,14 +174,14 @@ def build(
     cutoff: jax.Array | None = None,
     skin: jax.Array | None = None,
 ) -> NeighborList:
-    """A list of the capacities of `template` for any positions, `[n, d]`, box and ranges; works inside of jit.
+    """A list with the capacities of `template`, for any positions, box and cutoff; works inside of jit.
 
     Args:
-        template: a list for as many particles; its ranges are kept where no others are given.
+        template: a list for as many particles; its cutoff and skin are kept where no others are given.
         space: where the particles are.
         positions: `[n, d]`, unit length.
         cutoff: the range of the interaction, unit length.
-        skin: how much farther the list reaches, unit length.
+        skin: how much the list's own cutoff exceeds it, unit length.
     """
     n = positions.shape[0]
     if n != template.count:
@@ -183,47 +191,46 @@ def build(
     skin = template.skin if skin is None else lax.stop_gradient(skin)
     cutoff, skin = jnp.asarray(cutoff, positions.dtype), jnp.asarray(skin, positions.dtype)
     empty = template.replace(cutoff=cutoff, skin=skin, overflow=jnp.asarray(False))
-    return _fitting(_build(empty, space, positions), space)
+    return _flag_long_cutoff(_rebuild(empty, space, positions), space)
 
 
 def update(pairs: P, space: Space, positions: jax.Array) -> P:
-    """The pairs for new positions, `[n, d]`, and a new box: a list is rebuilt where it might be incomplete.
+    """The pairs for new positions, `[n, d]`, and a new box: a list is rebuilt if pairs might be missing.
 
     Pure; the neighbours are not differentiable, the sums over them are. Under `vmap` all instances rebuild when one
-    needs to, and none otherwise.
+    has to, and none otherwise.
 
     Returns:
-        A list of the same capacities; check its `overflow` on the host, and `allocate` anew where it is set.
+        Pairs of the same capacities; check `overflow` of a list on the host, and `allocate` anew where it is set.
     """
     return pairs.update(space, positions)
 
 
-def _fitting(neighbors: NeighborList, space: Space) -> NeighborList:
+def _flag_long_cutoff(neighbors: NeighborList, space: Space) -> NeighborList:
     """The list, with its flag set where the cutoff is too long for the box."""
-    fits = neighbors.cutoff <= space.largest_cutoff(neighbors.positions.shape[1])
+    fits = neighbors.cutoff <= space.largest_cutoff(neighbors.positions.shape[1]) * (1 + ROUNDING)
     return neighbors.replace(overflow=neighbors.overflow | ~fits)
 
 
-def _outdated(neighbors: NeighborList, space: Space, positions: jax.Array) -> jax.Array:
+def _is_outdated(neighbors: NeighborList, space: Space, positions: jax.Array) -> jax.Array:
     """bool []: some pair within the cutoff may be missing.
 
-    Two particles that were farther apart than `cutoff + skin` are still farther than `s (cutoff + skin) - u - u'`,
-    where s is the least factor by which the deformation of the box stretched any vector, and u and u' the two largest
+    Two particles that were farther apart than `r = cutoff + skin` are still farther than `s r - u - u'`, where s is the
+    least factor by which the deformation of the box stretched any vector, and u and u' are the two largest
     displacements besides that deformation.
     """
-    carried, least = neighbors.space.follow(neighbors.positions, space)
-    at, before = split(positions.T, 1), split(carried.T, 1)
-    (moved,) = over_particles(squared_distance, positions.shape[:1], space, at, before)
-    first, second = _two_largest(moved)
-    # a farther pair may have a nearer image than the one in the list
-    reach = jnp.minimum(neighbors.cutoff + neighbors.skin, neighbors.space.minimum_image_range(positions.shape[1]))
-    closest = least * reach
+    start, least_stretch = neighbors.space.follow(neighbors.positions, space)
+    now, before = split(positions.T, 1), split(start.T, 1)
+    (squares,) = over_particles(squared_distance, positions.shape[:1], space, now, before)
+    first, second = _two_largest(squares)
+    # a farther pair may have a nearer image than the one that was tested
+    r = jnp.minimum(neighbors.list_cutoff, neighbors.space.minimum_image_range(positions.shape[1]))
     # not (a <= b), so that a NaN counts as outdated
-    return ~(jnp.sqrt(first) + jnp.sqrt(second) <= closest - neighbors.cutoff)
+    return ~(jnp.sqrt(first) + jnp.sqrt(second) <= least_stretch * r - neighbors.cutoff)
 
 
 def _two_largest(values: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The largest of numbers `[n]` from 0 up and the next one, which may be equal; NaN where there is one."""
+    """The largest and second largest of numbers `[n]` >= 0, which may be equal; NaN if there is one."""
 
     def merge(a, b):
         return jnp.maximum(a[0], b[0]), jnp.maximum(jnp.minimum(a[0], b[0]), jnp.maximum(a[1], b[1]))
@@ -232,12 +239,12 @@ def _two_largest(values: jax.Array) -> tuple[jax.Array, jax.Array]:
     return lax.reduce((values, jnp.zeros_like(values)), (zero, zero), merge, (0,))
 
 
-def _build(neighbors: NeighborList, space: Space, positions: jax.Array) -> NeighborList:
+def _rebuild(neighbors: NeighborList, space: Space, positions: jax.Array) -> NeighborList:
     """A list of the same capacities for these positions."""
     found = find_neighbors(
         space,
         positions,
-        neighbors.cutoff + neighbors.skin,
+        neighbors.list_cutoff,
         neighbors.indices,
         cells=neighbors.cells,
         row_capacity=neighbors.row_capacity,

@@ -23,7 +23,7 @@ _AT_ONCE = range(48, 400)  # particles of one system for which a loop over its s
 
 
 def cpu_form(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequence) -> list[jax.Array]:
-    """The faster one of the two on a CPU."""
+    """The faster of the two on a CPU."""
     n, m = x[0].shape[-2:]
     form = gather_and_reduce if not pairs and m == 1 and n in _AT_ONCE else column_sweep
     return form(kernel, shared, x, pairs)
@@ -32,8 +32,8 @@ def cpu_form(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequence) -> 
 def column_sweep(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequence) -> list[jax.Array]:
     """A loop over neighbour columns; each is one vectorised loop over particles that adds to the running sums.
 
-    It goes through all columns for a block of particles or of instances after the other, so that what a column reads
-    and adds to stays in the processor's cache.
+    It sweeps all columns for one block of particles or instances after the other, so that what a column reads and adds
+    to stays in the processor's cache.
     """
     n, m = x[0].shape[-2:]
     if n == 0 or m == 0:
@@ -65,25 +65,25 @@ def gather_and_reduce(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequ
     indices = pairs[0] if pairs else jnp.broadcast_to(particle[:, None], (n, n))
     grid = (indices.shape[0], n, m) if m > 1 else (indices.shape[0], n)
 
-    def over_grid(a):
+    def broadcast_to_grid(a):
         """An array `[*s, K, n, m]`, of which some axes are 1, over the grid."""
         if m == 1:
             a = a[..., 0]
         return jnp.broadcast_to(a, (*a.shape[: a.ndim - len(grid)], *grid))
 
-    def gathered(a):
+    def gather(a):
         return jnp.moveaxis(take(jnp.moveaxis(a, -1, 0), indices), 0, -1) if pairs else a[..., :, None, :]
 
     def value(a):
-        return split(over_grid(a), len(grid))
+        return split(broadcast_to_grid(a), len(grid))
 
-    xi, xj = [value(a[..., None, :, :]) for a in x], [value(gathered(a)) for a in x]
+    xi, xj = [value(a[..., None, :, :]) for a in x], [value(gather(a)) for a in x]
     own = [
         value(a[..., None, None, :]) if _of_instance(a, aval) else a
         for a, aval in zip(shared, kernel.shared_avals, strict=True)
     ]
-    keep = over_grid((indices != particle[None, :])[..., None])
-    terms = _masked(kernel.over(own, xi, xj, grid, both=False), keep)
+    keep = broadcast_to_grid((indices != particle[None, :])[..., None])
+    terms = _mask(kernel.evaluate(own, xi, xj, grid, both=False), keep)
     sums = jax.tree.map(lambda a: jnp.sum(a, axis=-len(grid), dtype=a.dtype), terms)
     return [a.reshape(*a.shape[: a.ndim - len(grid) + 1], n, m) for a in (join(total, grid[1:]) for total in sums)]
 
@@ -92,7 +92,7 @@ def gather_and_reduce(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequ
 
 
 def _in_blocks(sums: Callable, total: int, size: int, axis: int) -> list[jax.Array]:
-    """`sums(start, size)` of blocks of an axis, put together along it; the last block goes over a part again."""
+    """`sums(start, size)` of blocks of an axis, put together along it; the last block repeats a part."""
     blocks = math.ceil(total / size)
     if blocks == 1:
         return sums(jnp.int32(0), total)
@@ -112,7 +112,7 @@ def _in_blocks(sums: Callable, total: int, size: int, axis: int) -> list[jax.Arr
 def _half_sweep(kernel: Kernel, shared: Sequence, x: Sequence) -> list[jax.Array]:
     """The sums over all pairs: in column c are the pairs (i, i + c), of which each contributes to both particles.
 
-    So half of the columns are enough. Particles beyond the last one are the first ones again.
+    So half of the columns are enough. After the last particle the first ones follow again.
     """
     n, m = x[0].shape[-2:]
     count, half = n * m, n // 2
@@ -124,7 +124,7 @@ def _half_sweep(kernel: Kernel, shared: Sequence, x: Sequence) -> list[jax.Array
         to_first, to_second = sums
         begin = c * m
         xj = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, begin, count, -1), twice)
-        y = kernel.over(values, own, xj, (count,), both=True, store=_storing(c))
+        y = kernel.evaluate(values, own, xj, (count,), both=True, store=_make_store(c))
 
         def add(total: jax.Array, a: Any) -> jax.Array:
             if n % 2 == 0:  # the column of opposite particles holds each pair twice
@@ -155,7 +155,7 @@ def _list_sweep(
     start: jax.Array,
     b: int,
 ) -> list[jax.Array]:
-    """The sums of b particles, numbered from `start` on, over their neighbours, whose features are in the table."""
+    """The sums of b particles, from number `start` on, over their neighbours, whose features are in the table."""
     n, m = x[0].shape[-2:]
     count = b * m
     own = _flat([lax.dynamic_slice_in_dim(a, start, b, -2) for a in x])
@@ -170,9 +170,9 @@ def _list_sweep(
                 return take(a, j)
             return jnp.moveaxis(take(jnp.moveaxis(a, -1, 0), j), 0, -1).reshape(*a.shape[:-2], count)
 
-        y = kernel.over(values, own, jax.tree.map(of_neighbors, table), (count,), both=False, store=_storing(c))
+        y = kernel.evaluate(values, own, jax.tree.map(of_neighbors, table), (count,), both=False, store=_make_store(c))
         keep = jnp.broadcast_to((particle != j)[:, None], (b, m)).reshape(count)
-        return jax.tree.map(jnp.add, sums, _masked(y, keep))
+        return jax.tree.map(jnp.add, sums, _mask(y, keep))
 
     return _outputs(lax.fori_loop(0, columns, add_column, _zeros(kernel, count)), b, m)
 
@@ -205,16 +205,16 @@ def _outputs(sums: Sequence[Mapped], n: int, m: int) -> list[jax.Array]:
     return [a.reshape(*a.shape[:-1], n, m) for a in (join(total, (n * m,)) for total in materialize(sums))]
 
 
-def _masked(values: Sequence[Mapped], keep: jax.Array) -> Sequence[Mapped]:
+def _mask(values: Sequence[Mapped], keep: jax.Array) -> Sequence[Mapped]:
     """The values where `keep` `[*particles]`, 0 elsewhere."""
 
-    def masked(a: jax.Array) -> jax.Array:
+    def mask(a: jax.Array) -> jax.Array:
         return jnp.where(jnp.expand_dims(keep, tuple(range(a.ndim - keep.ndim))), a, jnp.zeros_like(a))
 
-    return jax.tree.map(masked, values)
+    return jax.tree.map(mask, values)
 
 
-def _storing(c: jax.Array) -> Callable[[jax.Array], jax.Array]:
+def _make_store(c: jax.Array) -> Callable[[jax.Array], jax.Array]:
     """An identity that keeps what several components share, such as the magnitude of a force.
 
     XLA would repeat the arithmetic for each component, but it does not repeat a division.

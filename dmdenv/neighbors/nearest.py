@@ -14,21 +14,21 @@ from dmdenv.space import Space, squared_distance
 def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int, *, present: jax.Array | None = None) -> jax.Array:
     """Indices of the k nearest neighbours, nearest first.
 
-    The sweep keeps the k smallest keys a particle, so no `[n, n]` distances are stored. A key is the squared distance
+    The sweep keeps the k smallest keys per particle, so no `[n, n]` distances are stored. A key is the squared distance
     with the number of the column in its last bits, so that one comparison moves both: in float32 with K columns,
-    squared distances count as equal that differ by less than about K / 10^7 of themselves.
+    squared distances count as equal if they differ by less than about K / 10^7 of themselves.
 
     The result is an integer and has no derivative; select by it inside of a `neighbor_sum` for values that have one.
 
     Args:
         space: where the particles are.
         positions: `[n, d]`, unit length.
-        pairs: whom to look at.
-        k: how many; 1 or more.
-        present: bool `[n]`, who may be found; None: everybody whose position is finite.
+        pairs: the candidates.
+        k: how many, >= 1.
+        present: bool `[n]`, which particles may be found; None: all whose position is finite.
 
     Returns:
-        int32 `[n, k]`; a particle's own index stands where it has fewer than k neighbours.
+        int32 `[n, k]`, padded with a particle's own index where it has fewer than k neighbours.
 
     Raises:
         ValueError: for k below 1.
@@ -42,12 +42,12 @@ def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int, *, present
     integer = np.dtype(f"int{8 * positions.dtype.itemsize}")
     most = n if indices is None else indices.shape[0]
     column_bits = (1 << max(most - 1, 1).bit_length()) - 1
-    nobody = jnp.iinfo(integer).max
-    distance_bits = nobody & ~column_bits  # without the sign, so that NaN is farther than infinity
+    none = jnp.iinfo(integer).max
+    distance_bits = none & ~column_bits  # without the sign, so that NaN is farther than infinity
     too_far = np.array(np.inf, positions.dtype).view(integer)
 
     def neighbor(c):
-        """Who stands in a column, `[n]` or one for all `[1]`."""
+        """The neighbours in a column, `[n]`, or one for all particles, `[1]`."""
         return jnp.full(1, c, jnp.int32) if indices is None else lax.dynamic_index_in_dim(indices, c, keepdims=False)
 
     def visit(c, keys):
@@ -56,12 +56,12 @@ def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int, *, present
         (distance,) = over_particles(squared_distance, (n,), space, x, xj)
         there = j != own if present is None else (j != own) & take(present, j)
         key = lax.bitcast_convert_type(distance, integer) & distance_bits | jnp.asarray(c, integer)
-        key = lax.select(there, key, jnp.full_like(key, nobody))
+        key = lax.select(there, key, jnp.full_like(key, none))
         # insertion into the sorted slots: what is farther moves on by one
         before = [jnp.full_like(key, -1), *keys[:-1]]
         return [jnp.maximum(last, jnp.minimum(key, slot)) for last, slot in zip(before, keys, strict=True)]
 
-    keys = jnp.stack(lax.fori_loop(0, columns, visit, [jnp.full(n, nobody, integer)] * k))
+    keys = jnp.stack(lax.fori_loop(0, columns, visit, [jnp.full(n, none, integer)] * k))
     found = (keys & column_bits).astype(jnp.int32)
     if indices is not None:
         found = take(indices.reshape(-1), jnp.minimum(found, most - 1) * n + own[None, :])

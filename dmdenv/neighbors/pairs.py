@@ -1,4 +1,4 @@
-"""Which pairs of particles are neighbours: what every such relation offers, and the one of all pairs."""
+"""Neighbour relations: their interface, and the relation of all pairs."""
 
 import abc
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.space import Space
 
-_ROUNDING = 1e-6  # relative, of a cutoff that is a product of other numbers
+ROUNDING = 1e-6  # relative: cutoffs are computed from other numbers
 
 
 class Pairs(Replaceable, abc.ABC):
@@ -35,15 +35,15 @@ class Pairs(Replaceable, abc.ABC):
 
     @abc.abstractmethod
     def update(self, space: Space, positions: jax.Array) -> Self:
-        """The neighbours at new positions `[n, d]`, perhaps in a new box."""
+        """The neighbours at new positions `[n, d]`, perhaps in a new box: see `dmdenv.neighbors.update`."""
 
     @abc.abstractmethod
     def in_space(self, change: Callable[[Space], Space]) -> Self:
-        """The same pairs, with a change made to the space that they remember, if they remember one."""
+        """The same pairs, with a change made to the space that they store, if they store one."""
 
     @abc.abstractmethod
     def largest_cutoff(self, space: Space, dimension: int) -> jax.Array:
-        """The distance within which all pairs are there, each once, float [], unit length."""
+        """The distance up to which all pairs are present, each once, float [], unit length."""
 
     @abc.abstractmethod
     def check_cutoff(
@@ -56,7 +56,7 @@ class Pairs(Replaceable, abc.ABC):
             cutoff: unit length.
             space: where the particles are.
             dimension: d.
-            endless: whether an infinite cutoff means every pair once, however far apart.
+            endless: whether an infinite cutoff is fine where there are all pairs, each of which counts once.
 
         Raises:
             ValueError: for a longer cutoff.
@@ -66,7 +66,7 @@ class Pairs(Replaceable, abc.ABC):
 @final
 @pytree
 class AllPairs(Pairs):
-    """Every particle is every other one's neighbour: best for small systems."""
+    """All particles are neighbours of each other: best for small systems."""
 
     @property
     def arrays(self) -> tuple[jax.Array, ...]:
@@ -97,7 +97,7 @@ class AllPairs(Pairs):
     ) -> None:
         beyond = beyond_limit(cutoff, lambda: space.largest_cutoff(dimension))
         if beyond and not (endless and np.isinf(beyond[0])):
-            kind = f"in {type(space).__name__} space, where a pair is to have one image"
+            kind = f"in {type(space).__name__} space, for a pair to have one image"
             raise ValueError(f"{name} = {beyond[0]:g}; must be at most {beyond[1]:g} {kind}")
 
 
@@ -108,4 +108,4 @@ def beyond_limit(cutoff: jax.Array | float, limit: Callable[[], jax.Array]) -> t
     if isinstance(cutoff, jax.core.Tracer) or isinstance(known, jax.core.Tracer):
         return None
     longest, shortest = float(np.max(np.asarray(cutoff))), float(np.min(np.asarray(known)))
-    return (longest, shortest) if longest > shortest * (1 + _ROUNDING) else None
+    return (longest, shortest) if longest > shortest * (1 + ROUNDING) else None

@@ -28,7 +28,7 @@ _ELEMENTWISE = frozenset(
     rem round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
     stop_gradient sub tan tanh xor""".split()
 )
-_FOLDS: dict[str, Callable] = {
+_REDUCED_BY: dict[str, Callable] = {
     "reduce_sum": lax.add,
     "reduce_prod": lax.mul,
     "reduce_max": lax.max,
@@ -36,14 +36,14 @@ _FOLDS: dict[str, Callable] = {
     "reduce_and": lax.bitwise_and,
     "reduce_or": lax.bitwise_or,
 }
-_REDUCTIONS = frozenset([*_FOLDS, "argmax", "argmin"])
+_REDUCTIONS = frozenset([*_REDUCED_BY, "argmax", "argmin"])
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "custom_jvp_call": "call_jaxpr"}
-_COMPONENTS = 15  # of a value a particle, up to which it is taken apart: tensors are, layers of networks are not
-_SMALL_PRODUCT = 64  # multiply-adds of a matrix product a pair, up to which it is written out
+_COMPONENTS = 15  # of a value, up to which it is taken apart: tensors are, layers of networks are not
+_SMALL_PRODUCT = 64  # multiply-adds of a matrix product per pair, up to which it is written out
 
 
-class Whole(NamedTuple):
-    """A value of many components for every particle."""
+class Stacked(NamedTuple):
+    """A value of many components for every particle, in one array."""
 
     array: jax.Array  # [*s, *particles]
 
@@ -66,10 +66,10 @@ class Components:
     @classmethod
     def tree_unflatten(cls, shape: tuple[int, ...], leaves: Iterable) -> "Components":
         it = iter(leaves)
-        return cls(_filled(shape, lambda index: next(it)))
+        return cls(_object_array(shape, lambda index: next(it)))
 
 
-Mapped = Whole | Components
+Mapped = Stacked | Components
 Value = Any  # Mapped, or an array [*s] that all particles share
 
 
@@ -77,15 +77,15 @@ def split(array: jax.Array, axes: int) -> Mapped:
     """The value whose array is `[*s, *particles]`, with `axes` particle axes."""
     shape = array.shape[: array.ndim - axes]
     if not _is_small(shape):
-        return Whole(array)
-    return Components(_filled(shape, lambda index: array[index] if index else array))
+        return Stacked(array)
+    return Components(_object_array(shape, lambda index: array[index] if index else array))
 
 
 def join(value: Mapped, particles: tuple[int, ...]) -> jax.Array:
     """The array `[*s, *particles]` of a value."""
-    if isinstance(value, Whole):
+    if isinstance(value, Stacked):
         return value.array
-    entries = [_over(entry, particles) for entry in value.entries.flat]
+    entries = [_broadcast(entry, particles) for entry in value.entries.flat]
     if not value.entries.shape:
         return entries[0]
     return jnp.stack(entries).reshape(*value.entries.shape, *particles)
@@ -110,14 +110,14 @@ def evaluate(
             of a force along its direction.
 
     Returns:
-        One value an output, all of its arrays over the particles.
+        One value per output, all of its arrays over the particles.
     """
     results = _run(jaxpr, list(operands), particles, store, outputs)
     axes = len(particles)
     return [
-        jax.tree.map(lambda a: a if a.ndim >= axes else _over(a, particles), r)
+        jax.tree.map(lambda a: a if a.ndim >= axes else _broadcast(a, particles), r)
         if _is_mapped(r)
-        else split(_spread_shared(r, aval.shape, particles), axes)
+        else split(_broadcast_shared(r, aval.shape, particles), axes)
         for r, aval in zip(results, jaxpr.out_avals[outputs], strict=True)
     ]
 
@@ -208,13 +208,13 @@ def _on_components(
     entries = [_entries(value, s) for value, s in zip(operands, shapes, strict=True)]
     first = entries[0]
     if name == "broadcast_in_dim" or name in _ELEMENTWISE:
-        entries = [_stored(e, store, particles) if e.size < math.prod(shape) else e for e in entries]
+        entries = [_store_entries(e, store, particles) if e.size < math.prod(shape) else e for e in entries]
         first = entries[0]
     if name in _ELEMENTWISE:
         of = functools.partial(equation.primitive.bind, **params)
         return [_elementwise(of, entries, shape, particles)]
-    if name in _FOLDS:
-        return [_folded(_elementwise_of(_FOLDS[name], particles), first, tuple(params["axes"]))]
+    if name in _REDUCED_BY:
+        return [_reduce(_elementwise_of(_REDUCED_BY[name], particles), first, tuple(params["axes"]))]
     if name == "broadcast_in_dim":
         where = dict(zip(params["broadcast_dimensions"], first.shape, strict=True))
         return [np.broadcast_to(first.reshape([where.get(q, 1) for q in range(len(shape))]), shape)]
@@ -236,7 +236,7 @@ def _on_components(
         strides = params["strides"] or [1] * first.ndim
         return [first[tuple(map(slice, params["start_indices"], params["limit_indices"], strides))]]
     if name == "pad" and all(low >= 0 and high >= 0 for low, high, _ in params["padding_config"]):
-        padded = _filled(shape, lambda index: entries[1][()])
+        padded = _object_array(shape, lambda index: entries[1][()])
         config = zip(params["padding_config"], first.shape, strict=True)
         padded[tuple(slice(low, low + (n - 1) * (gap + 1) + 1, gap + 1) for (low, _, gap), n in config)] = first
         return [padded]
@@ -251,7 +251,7 @@ def _elementwise(
     """The operation for each component."""
     function = _elementwise_of(of, particles)
     operands = [np.broadcast_to(e, shape) for e in operands]
-    return _filled(shape, lambda index: function(*(e[index] for e in operands)))
+    return _object_array(shape, lambda index: function(*(e[index] for e in operands)))
 
 
 def _elementwise_of(of: Callable, particles: tuple[int, ...]) -> Callable:
@@ -260,16 +260,16 @@ def _elementwise_of(of: Callable, particles: tuple[int, ...]) -> Callable:
     def function(*args):
         if all(np.shape(a) == () for a in args):
             return of(*args)
-        return of(*(_over(a, particles) for a in args))
+        return of(*(_broadcast(a, particles) for a in args))
 
     return function
 
 
-def _folded(of: Callable, entries: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+def _reduce(of: Callable, entries: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
     """The entries combined along axes."""
     rest = [q for q in range(entries.ndim) if q not in axes]
     rows = entries.transpose(*rest, *axes).reshape(*(entries.shape[q] for q in rest), -1)
-    return _filled(rows.shape[:-1], lambda index: functools.reduce(of, rows[index]))
+    return _object_array(rows.shape[:-1], lambda index: functools.reduce(of, rows[index]))
 
 
 def _small_product(equation, entries: list[np.ndarray], particles: tuple[int, ...]) -> list[np.ndarray] | None:
@@ -288,20 +288,20 @@ def _small_product(equation, entries: list[np.ndarray], particles: tuple[int, ..
     b = b.transpose(*batch_b, *free_b, *contract_b).reshape(batch, columns, depth)
     multiply, add = _elementwise_of(lax.mul, particles), _elementwise_of(lax.add, particles)
 
-    def converted(entry):
+    def convert(entry):
         return jnp.asarray(entry).astype(out.dtype)
 
     def entry(index):
         q, i, j = index
-        terms = [multiply(converted(a[q, i, p]), converted(b[q, j, p])) for p in range(depth)]
+        terms = [multiply(convert(a[q, i, p]), convert(b[q, j, p])) for p in range(depth)]
         return functools.reduce(add, terms)
 
-    return [_filled((batch, rows, columns), entry).reshape(out.shape)]
+    return [_object_array((batch, rows, columns), entry).reshape(out.shape)]
 
 
-def _stored(entries: np.ndarray, store: Callable, particles: tuple[int, ...]) -> np.ndarray:
+def _store_entries(entries: np.ndarray, store: Callable, particles: tuple[int, ...]) -> np.ndarray:
     """Entries with those over particles stored."""
-    return _filled(
+    return _object_array(
         entries.shape,
         lambda index: store(entries[index]) if np.shape(entries[index]) == particles else entries[index],
     )
@@ -311,11 +311,11 @@ def _entries(value: Value, shape: tuple[int, ...]) -> np.ndarray:
     """The entries of a small value, shared ones too."""
     if isinstance(value, Components):
         return value.entries
-    return _filled(shape, lambda index: value[index] if np.ndim(value) else value)
+    return _object_array(shape, lambda index: value[index] if np.ndim(value) else value)
 
 
-def _filled(shape: tuple[int, ...], entry: Callable[[tuple[int, ...]], Any]) -> np.ndarray:
-    """An array of objects, each a function of its index; numpy would look into arrays that it is given itself."""
+def _object_array(shape: tuple[int, ...], entry: Callable[[tuple[int, ...]], Any]) -> np.ndarray:
+    """An array of objects, each a function of its index; given a list of arrays, numpy would stack them."""
     filled = np.empty(math.prod(shape), object)
     for position, index in enumerate(itertools.product(*map(range, shape))):
         filled[position] = entry(index)
@@ -333,18 +333,18 @@ def _on_arrays(equation, operands: list[Value], particles: tuple[int, ...]) -> l
     axes, shape = len(particles), equation.outvars[0].aval.shape
     trailing = tuple(range(len(shape), len(shape) + axes))
 
-    def whole(q):
-        """Operand q over the particle axes and over its own, for either of which it may have one value only."""
+    def broadcast(q):
+        """Operand q broadcast to the particle axes and to its own, along either of which it may have size 1."""
         array, target = jnp.asarray(operands[q]), equation.invars[q].aval.shape
         target = target if name not in _ELEMENTWISE else shape
         if not mapped[q]:
-            return _spread_shared(array, target, particles)
+            return _broadcast_shared(array, target, particles)
         own = range(array.ndim - axes)
         return lax.broadcast_in_dim(array, (*target, *particles), (*own, *range(len(target), len(target) + axes)))
 
     every = range(len(operands))
     if name in _ELEMENTWISE:
-        out = [equation.primitive.bind(*map(whole, every), **params)]
+        out = [equation.primitive.bind(*map(broadcast, every), **params)]
     elif name in _REDUCTIONS:
         out = [equation.primitive.bind(*operands, **params)]
     elif name == "broadcast_in_dim":
@@ -357,9 +357,9 @@ def _on_arrays(equation, operands: list[Value], particles: tuple[int, ...]) -> l
     elif name == "split":
         out = lax.split(operands[0], params["sizes"], params["axis"])
     elif name == "concatenate":
-        out = [lax.concatenate(list(map(whole, every)), params["dimension"])]
+        out = [lax.concatenate(list(map(broadcast, every)), params["dimension"])]
     elif name == "stack":
-        out = [jnp.stack(list(map(whole, every)), params["axis"])]
+        out = [jnp.stack(list(map(broadcast, every)), params["axis"])]
     elif name == "slice":
         starts, limits = (*params["start_indices"], *([0] * axes)), (*params["limit_indices"], *particles)
         strides = None if params["strides"] is None else (*params["strides"], *([1] * axes))
@@ -385,7 +385,7 @@ def _by_vmap(equation, operands: Sequence[jax.Array], mapped: Sequence[bool], ax
 
 def _of_one(value: Mapped, axes: int) -> jax.ShapeDtypeStruct:
     """Shape and type of a particle's value."""
-    if isinstance(value, Whole):
+    if isinstance(value, Stacked):
         return jax.ShapeDtypeStruct(value.array.shape[: value.array.ndim - axes], value.array.dtype)
     return jax.ShapeDtypeStruct(value.entries.shape, value.entries.flat[0].dtype)
 
@@ -396,15 +396,15 @@ def _is_small(shape: tuple[int, ...]) -> bool:
 
 
 def _is_mapped(value: Value) -> bool:
-    return isinstance(value, Whole | Components)
+    return isinstance(value, Stacked | Components)
 
 
-def _over(array: jax.Array, particles: tuple[int, ...]) -> jax.Array:
+def _broadcast(array: jax.Array, particles: tuple[int, ...]) -> jax.Array:
     """An array `[*particles]`, perhaps of one value `[]`."""
     return array if np.shape(array) == particles else lax.broadcast(jnp.asarray(array), particles)
 
 
-def _spread_shared(array: jax.Array, shape: tuple[int, ...], particles: tuple[int, ...]) -> jax.Array:
+def _broadcast_shared(array: jax.Array, shape: tuple[int, ...], particles: tuple[int, ...]) -> jax.Array:
     """What all particles share, a scalar or of shape `[*s]`, as an array `[*s, *particles]`."""
     array = jnp.asarray(array)
     return lax.broadcast_in_dim(array, (*shape, *particles), range(array.ndim))

@@ -3,7 +3,7 @@
     y_i = sum_{j in N(i)} k(x_i, x_j)
 
 A pair force, a boid's alignment, a local density and a histogram of distances are all of this form. The user writes
-the kernel `k` of one pair; layout, masking, batching and derivatives are here.
+the kernel `k` of one pair; layout, masking, batching and derivatives are handled here.
 
 The neighbour relation is symmetric (j in N(i) if and only if i in N(j)), which closes the sum under differentiation:
 
@@ -17,7 +17,7 @@ So derivatives of any order, forward and reverse, are neighbour sums again, and 
 What a kernel closes over (a box, a coefficient) is an operand like the features and has derivatives too.
 
 The kernel is traced for both particles of a pair, as `k(x_i, x_j)` and `k(x_j, x_i)`. With a parity p,
-`k(b, a) = p k(a, b)`, the second is the first but for a factor, so that the work of a pair is done once, and so are its
+`k(b, a) = p k(a, b)`, the second is the first but for a factor, so that each pair is evaluated once, and so are its
 derivatives: the kernel of the cotangent is then `d1 k(x_i, x_j)^T (g_i + p g_j)`. How the sum is computed on a platform
 is in `dmdenv.neighbors.lowering`.
 """
@@ -45,9 +45,9 @@ def neighbor_sum(
 ) -> PyTree:
     """`y_i = sum_{j in N(i)} kernel(x_i, x_j)`, differentiable to any order, forward and reverse, without scatter.
 
-    A pair (i, i) and the padding of a list contribute nothing: what the kernel gives for them is discarded, in the
-    sum and in each of its derivatives, so it may be infinite or NaN there. A neighbour list holds pairs somewhat
-    beyond its cutoff, so a kernel with a finite range must vanish by itself outside of it.
+    A pair (i, i) and the padding of a list contribute nothing: the kernel's values for them are discarded, in the sum
+    and in each of its derivatives, so they may be infinite or NaN. A neighbour list holds pairs somewhat beyond its
+    cutoff, so a kernel with a finite range must vanish by itself outside of it.
 
     A kernel that uses one comparison in two `jnp.where`, of which the inner one keeps an argument in its domain, should
     put the border of the range in its place, not just any number: a compiler may evaluate the comparison twice with
@@ -61,7 +61,7 @@ def neighbor_sum(
             values and is differentiable in them.
         features: pytree of arrays, leaves `[n, ...]`.
         pairs: `AllPairs()` or a `NeighborList`.
-        parity: what is known of the kernel under exchange of its arguments, for all outputs or as a tree prefix of
+        parity: the symmetry of the kernel under exchange of its arguments, for all outputs or as a tree prefix of
             them: `+1` symmetric, `-1` antisymmetric, `0` neither. A wrong declaration gives wrong sums and derivatives.
 
     Returns:
@@ -70,7 +70,7 @@ def neighbor_sum(
     Raises:
         ValueError: features without leaves or with different numbers of particles, or not as many as the list's; a
             parity other than -1, 0, 1.
-        TypeError: a kernel that returns something else than numbers.
+        TypeError: a kernel that returns anything but numbers.
     """
     leaves, tree = jax.tree.flatten(features)
     leaves = [jnp.asarray(x) for x in leaves]
@@ -140,7 +140,7 @@ def _abstract(*operands, kernel: Kernel) -> list:
     return [jax.core.ShapedArray((*aval.shape, *particles), aval.dtype) for aval in kernel.out_avals]
 
 
-def _lowered(form: Callable) -> Callable:
+def _lower(form: Callable) -> Callable:
     """A form of `dmdenv.neighbors.lowering` for the operands of the primitive."""
 
     def lowered(*operands, kernel: Kernel):
@@ -168,12 +168,12 @@ def _jvp(primals, tangents, *, kernel: Kernel):
         ds, dxi, dxj = s[kernel.shared :], xi[kernel.features :], xj[kernel.features :]
         s, xi, xj = s[: kernel.shared], xi[: kernel.features], xj[: kernel.features]
 
-        def moved(s_moving, xi_moving, xj_moving):
+        def evaluate(s_moving, xi_moving, xj_moving):
             y = kernel(_put(s, moving_s, s_moving), _put(xi, moving_x, xi_moving), _put(xj, moving_x, xj_moving))
             return [_pick(side, smooth) for side in y]
 
         at = _pick(s, moving_s), _pick(xi, moving_x), _pick(xj, moving_x)
-        return jax.jvp(moved, at, (ds, dxi, dxj))[1]
+        return jax.jvp(evaluate, at, (ds, dxi, dxj))[1]
 
     live_s, live_x = _pick(dshared, moving_s), _pick(dx, moving_x)
     tangent_kernel = Kernel.trace(
@@ -189,7 +189,7 @@ def _transpose(cotangents, *operands, kernel: Kernel):
     shared, x, pairs = _split(operands, kernel)
     linear_s, linear_x = _undefined(shared), _undefined(x)
     known_s, known_x = _others(shared, linear_s), _others(x, linear_x)
-    seen = [q for q, g in enumerate(cotangents) if type(g) is not ad.Zero]
+    nonzero = [q for q, g in enumerate(cotangents) if type(g) is not ad.Zero]
     s_avals, x_avals = _pick(kernel.shared_avals, linear_s), _pick(kernel.feature_avals, linear_x)
 
     def cotangent(shared, xi, xj):
@@ -203,26 +203,26 @@ def _transpose(cotangents, *operands, kernel: Kernel):
                 _merge(residual_i, known_x, i_linear, linear_x),
                 _merge(residual_j, known_x, j_linear, linear_x),
             )
-            return [_pick(side, seen) for side in y]
+            return [_pick(side, nonzero) for side in y]
 
         def zeros(avals):
             return [jnp.zeros(aval.shape, aval.dtype) for aval in avals]
 
-        def pulled_back(fun, g, *avals):
+        def pull_back(fun, g, *avals):
             return jax.linear_transpose(fun, *(list(map(shape_of, a)) for a in avals))(g)
 
         to_i, to_j = [], []
         if linear_x:
             features = functools.partial(sums, zeros(s_avals))
-            to_i, to_j = pulled_back(features, [g_i, g_j], x_avals, x_avals)
+            to_i, to_j = pull_back(features, [g_i, g_j], x_avals, x_avals)
         if linear_s:
             rest = zeros(x_avals)
-            to_i = to_i + pulled_back(lambda s: sums(s, rest, rest)[0], g_i, s_avals)[0]
-            to_j = to_j + pulled_back(lambda s: sums(s, rest, rest)[1], g_j, s_avals)[0]
+            to_i = to_i + pull_back(lambda s: sums(s, rest, rest)[0], g_i, s_avals)[0]
+            to_j = to_j + pull_back(lambda s: sums(s, rest, rest)[1], g_j, s_avals)[0]
         return to_i, to_j
 
-    g = [cotangents[q] for q in seen]
-    known_avals = _pick(kernel.feature_avals, known_x) + _pick(kernel.out_avals, seen)
+    g = [cotangents[q] for q in nonzero]
+    known_avals = _pick(kernel.feature_avals, known_x) + _pick(kernel.out_avals, nonzero)
     cotangent_kernel = Kernel.trace(cotangent, _pick(kernel.shared_avals, known_s), known_avals)
     out = _bind(cotangent_kernel, _pick(shared, known_s), _pick(x, known_x) + g, pairs)
     result: list[Any] = [None] * len(operands)
@@ -277,16 +277,14 @@ def _batch_lists(operands, axes, kernel: Kernel):
     def batch_first(a, axis):
         return jnp.broadcast_to(a, (size, *a.shape)) if axis is None else jnp.moveaxis(a, axis, 0)
 
-    def joined(a, own):
+    def join(a, own):
         """`[size, *own, n, ...]` as the particles of one system, `[*own, size n, ...]`."""
         return jnp.moveaxis(a, 0, len(own)).reshape(*own, size * n, *instances)
 
     indices, columns = map(batch_first, pairs, pair_axes)
     indices = indices + n * lax.broadcasted_iota(indices.dtype, (size, 1, 1), 0)
     pairs = [jnp.moveaxis(indices, 0, -2).reshape(-1, size * n), jnp.max(columns)]
-    x = [
-        joined(batch_first(a, axis), aval.shape) for a, axis, aval in zip(x, x_axes, kernel.feature_avals, strict=True)
-    ]
+    x = [join(batch_first(a, axis), aval.shape) for a, axis, aval in zip(x, x_axes, kernel.feature_avals, strict=True)]
     # a shared value that differs between the systems becomes a feature of their particles
     common = [q for q, axis in enumerate(shared_axes) if axis is None]
     own = _others(shared, common)
@@ -295,7 +293,7 @@ def _batch_lists(operands, axes, kernel: Kernel):
         a = jnp.moveaxis(shared[q], shared_axes[q], 0)
         inner = a.shape[1 + len(shape) :] or tuple(1 for _ in instances)
         a = a.reshape(size, *shape, 1, *inner)
-        x.append(joined(jnp.broadcast_to(a, (size, *shape, n, *instances)), shape))
+        x.append(join(jnp.broadcast_to(a, (size, *shape, n, *instances)), shape))
 
     def joint(shared, xi, xj):
         f = kernel.features
@@ -330,8 +328,8 @@ neighbor_sum_p.def_abstract_eval(_abstract)
 ad.primitive_jvps[neighbor_sum_p] = _jvp
 ad.primitive_transposes[neighbor_sum_p] = _transpose
 batching.primitive_batchers[neighbor_sum_p] = _batch
-mlir.register_lowering(neighbor_sum_p, mlir.lower_fun(_lowered(gather_and_reduce), multiple_results=True))
-mlir.register_lowering(neighbor_sum_p, mlir.lower_fun(_lowered(cpu_form), multiple_results=True), platform="cpu")
+mlir.register_lowering(neighbor_sum_p, mlir.lower_fun(_lower(gather_and_reduce), multiple_results=True))
+mlir.register_lowering(neighbor_sum_p, mlir.lower_fun(_lower(cpu_form), multiple_results=True), platform="cpu")
 
 
 # --- positions in flat operand lists ----------------------------------------------------------------------------------

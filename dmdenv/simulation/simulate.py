@@ -2,7 +2,7 @@
 
 The steps run in chunks of one compiled function. Between two chunks the host looks at the state:
 
-- a neighbour list has overflowed: it gets more room, and the chunk is done again from its start;
+- a neighbour list has overflowed: its capacities grow, and the chunk is repeated from its start;
 - a number is no longer finite: the chunk is searched for the first such step, and the simulation stops there;
 - all is well: the writers get what was observed, and from time to time a checkpoint is written.
 

@@ -202,7 +202,7 @@ def test_particles_are_sorted_by_cell_in_their_own_order(count):
     cell = np.random.default_rng(1).integers(0, count, (3, 300), np.int32)
     cell[:, 200:] = cell[:, :100]
     cell[:, 0] = count - 1
-    order, cells = jax.jit(jax.vmap(lambda cell: dmdenv.neighbors.cells._sort_by(cell, count)))(cell)
+    order, cells = jax.jit(jax.vmap(lambda cell: dmdenv.neighbors.cells._sort_by_number(cell, count)))(cell)
     assert order.dtype == cells.dtype == jnp.int32
     np.testing.assert_array_equal(order, np.argsort(cell, axis=1, kind="stable"))
     np.testing.assert_array_equal(cells, np.sort(cell, axis=1))

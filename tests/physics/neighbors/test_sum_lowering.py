@@ -29,7 +29,7 @@ from dense_sums import (
 from dmdenv.neighbors import AllPairs, allocate, neighbor_sum
 from dmdenv.neighbors.lowering import column_sweep, gather_and_reduce
 from dmdenv.neighbors.particles_last import bind
-from dmdenv.neighbors.sum import _lowered, neighbor_sum_p
+from dmdenv.neighbors.sum import _lower, neighbor_sum_p
 from dmdenv.space import Free
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -155,7 +155,7 @@ def with_form(form, program, *args):
         for equation in jaxpr.eqns:
             inputs = [jnp.asarray(v.val) if hasattr(v, "val") else env[v] for v in equation.invars]
             if equation.primitive is neighbor_sum_p:
-                outputs = _lowered(form)(*inputs, **equation.params)
+                outputs = _lower(form)(*inputs, **equation.params)
             elif equation.primitive.name in ("jit", "pjit"):
                 outputs = run(equation.params["jaxpr"].jaxpr, equation.params["jaxpr"].consts, inputs)
             else:

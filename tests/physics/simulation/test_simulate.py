@@ -193,7 +193,7 @@ def test_a_box_too_small_for_the_cutoff_is_told(monkeypatch):
         with pytest.raises(ListOverflow, match=r"between steps 0 and 30, 1 times.* narrower than twice"):
             simulate(Partial(squeeze, 1.0, 0.95), scattered(box=3.0, n=6), 30, chunk=30, **QUIET)
     complete = allocate(Periodic(3.0), scattered(box=3.0, n=6)["positions"], cutoff=1.0, skin=0.2, slack=6.0)
-    with pytest.raises(ListOverflow, match="room for all pairs overflowed: its cutoff, 1, exceeds half the box"):
+    with pytest.raises(ListOverflow, match="capacity for all pairs overflowed: its cutoff, 1, exceeds half the box"):
         grow(complete.replace(overflow=jnp.asarray(True)))
 
 
