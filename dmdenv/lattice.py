@@ -1,9 +1,9 @@
-"""Where particles start: crystals, random arrangements and chain melts in periodic boxes.
+"""Initial configurations: crystals, random arrangements and chain melts in periodic boxes.
 
 Every function returns `(space, positions)`: a `Periodic` space and positions `[n, d]` in its box. Crystals are built
 from right-angled cells, so that whole numbers of cells fill an orthorhombic box:
 
-| function | particles per cell | cell, in units of the lattice constant a | a is |
+| function | particles per cell | cell, in units of the lattice constant a | a |
 |---|---|---|---|
 | `square` | 1 | 1, 1 | the distance of neighbours |
 | `triangular` | 2 | 1, sqrt(3) | the distance of neighbours |
@@ -11,7 +11,7 @@ from right-angled cells, so that whole numbers of cells fill an orthorhombic box
 | `bcc` | 2 | 1, 1, 1 | the side of the cube |
 | `fcc` | 4 | 1, 1, 1 | the side of the cube |
 | `diamond` | 8 | 1, 1, 1 | the side of the cube |
-| `hcp` | 4 | 1, sqrt(3), sqrt(8 / 3) | the distance of neighbours (ideal ratio of axes) |
+| `hcp` | 4 | 1, sqrt(3), sqrt(8 / 3) | the distance of neighbours (ideal axial ratio) |
 
 The density (or the lattice constant) of a crystal may be traced and is differentiable. `random` and `chain_melt` run on
 the host.
@@ -59,7 +59,7 @@ def fcc(cells, *, density=None, lattice_constant=None) -> tuple[Periodic, jax.Ar
     """A face-centred cubic lattice, 4 particles per cell, 12 neighbours.
 
     Args:
-        cells: how many along each axis, one number or one for each.
+        cells: the number along each axis, one for all or one for each.
         density: particles over volume, unit 1 / length^d.
         lattice_constant: instead of `density`, unit length; see the module's table.
 
@@ -67,8 +67,8 @@ def fcc(cells, *, density=None, lattice_constant=None) -> tuple[Periodic, jax.Ar
         `(space, positions)`: the box and `[n, d]`, unit length; the first particle is at the origin.
 
     Raises:
-        ValueError: for numbers of cells that are not positive integers, without or with both of `density` and
-            `lattice_constant`, or where the given one is not positive and finite.
+        ValueError: for numbers of cells that are not positive integers, for none or both of `density` and
+            `lattice_constant`, or for one that is not positive and finite.
     """
     return _crystal(cells, density, lattice_constant, sides=(1, 1, 1), basis=_FCC)
 
@@ -90,9 +90,9 @@ def random(
 ) -> tuple[Periodic, jax.Array]:
     """Particles at random in a cubic (square) box, no two of them closer than `min_distance`.
 
-    Independent uniform positions; then every pair that is too close is pushed apart to the distance, all at once, until
-    none is left. Dense fluids take some tens of sweeps (density 0.85 and distance 0.9 in 3-D), packing fractions of the
-    spheres of that diameter up to about 0.8 in 2-D and 0.6 in 3-D some hundreds; beyond random close packing it fails.
+    Positions are drawn independently; then all pairs that are too close are pushed apart to that distance, until there
+    are none. Dense fluids take some tens of sweeps (density 0.85 and distance 0.9 in 3-D), packing fractions up to
+    about 0.8 in 2-D and 0.6 in 3-D some hundreds; beyond random close packing it fails.
 
     Args:
         count: n.
@@ -100,14 +100,14 @@ def random(
         density: particles over volume, unit 1 / length^d.
         dimension: d.
         min_distance: unit length.
-        sweeps: after how many it gives up.
+        sweeps: the largest number of such steps.
 
     Returns:
         `(space, positions)`: the box and `[n, d]`, unit length.
 
     Raises:
-        ValueError: for a count, density, dimension or distance out of range; where no arrangement of this density has
-            this distance; where none was found.
+        ValueError: for a count, density, dimension or distance out of range; for a density at which no arrangement has
+            this distance; if none was found.
     """
     count = Whole(at_least=1).convert("count", count)
     dimension = Choice(tuple(_DENSEST)).convert("dimension", dimension)
@@ -139,12 +139,12 @@ def random(
 
 
 class ChainMelt(NamedTuple):
-    """What `chain_melt` returns."""
+    """The result of `chain_melt`."""
 
     space: Periodic
-    positions: jax.Array  # [chains * beads, 3], unit length, chain after chain, continuous along a chain: not wrapped
+    positions: jax.Array  # [chains * beads, 3], unit length, chain after chain, not wrapped
     bonds: jax.Array  # int32 [chains * (beads - 1), 2], particles
-    angles: jax.Array  # int32 [chains * (beads - 2), 3], particles, the middle one in the middle
+    angles: jax.Array  # int32 [chains * (beads - 2), 3], particles, the vertex in the middle
 
 
 def chain_melt(
@@ -158,28 +158,28 @@ def chain_melt(
 ) -> ChainMelt:
     """Bead-spring chains as random walks that do not fold back on themselves, in a cubic box.
 
-    Bonds have the given length and beads two bonds apart are at least `next_nearest` apart; the cosine of the angle
-    between successive bonds is uniform on what that leaves. Chains know nothing of each other and overlap. To make a
-    melt of them, for example with `melt = chain_melt(...)`:
+    Bonds have the given length, and next-nearest beads are at least `next_nearest` apart; the cosine of the angle
+    between successive bonds is uniform within that range. Chains are independent and overlap. To make a melt of them,
+    for example with `melt = chain_melt(...)`:
 
-    1. Push the overlaps off with the bonds in place and a soft repulsion between all pairs, finite where two
-       particles meet, `A (1 + cos(pi r / rc))` with rc = 2^(1/6): run Langevin dynamics at temperature 1 while A
+    1. Remove overlaps, with the bonds in place and a soft repulsion between all pairs, finite where two particles
+       coincide, `A (1 + cos(pi r / rc))` with rc = 2^(1/6): run Langevin dynamics at temperature 1 while A
        grows from 4 to 100 over some 10^4 steps.
-    2. Exchange the soft repulsion for the real one (WCA) and equilibrate, with small time steps at first.
+    2. Replace the soft repulsion by WCA and equilibrate, with small time steps at first.
 
     Args:
-        chains: how many.
-        beads: in each, at least 2.
+        chains: the number of chains.
+        beads: per chain, at least 2.
         key: consumed.
         density: beads over volume, unit 1 / length^3.
         bond_length: unit length.
-        next_nearest: least distance of two beads with one between them, unit length; 0 for a freely jointed chain.
+        next_nearest: least distance of next-nearest beads, unit length; 0 for a freely jointed chain.
 
     Raises:
         ValueError: for numbers out of range.
 
-    Reference: Kremer and Grest, J. Chem. Phys. 92, 5057 (1990), section II; pushing off: Auhl et al., J. Chem. Phys.
-    119, 12718 (2003).
+    Reference: Kremer and Grest, J. Chem. Phys. 92, 5057 (1990), section II; removal of overlaps: Auhl et al., J. Chem.
+    Phys. 119, 12718 (2003).
     """
     chains = Whole(at_least=1).convert("chains", chains)
     beads = Whole(at_least=2).convert("beads", beads)
@@ -226,14 +226,14 @@ def _crystal(cells, density, lattice_constant, *, sides, basis) -> tuple[Periodi
 
 
 def _close_pairs(positions: np.ndarray, side: float, distance: float) -> np.ndarray:
-    """Pairs that are closer than a distance, or by rounding to float32 could be, `[m, 2]`."""
+    """Pairs that are closer than a distance, or could be after rounding to float32, `[m, 2]`."""
     return KDTree(positions, boxsize=side).query_pairs(distance * (1 + 1e-5), output_type="ndarray")
 
 
 def _push_apart(
     positions: np.ndarray, side: float, distance: float, close: np.ndarray, generator: np.random.Generator
 ) -> np.ndarray:
-    """Each of these pairs moved to slightly more than the distance, in the box, `[n, d]`."""
+    """Positions with these pairs moved to slightly more than the distance, in the box, `[n, d]`."""
     i, j = close.T
     r = positions[i] - positions[j]
     r -= side * np.round(r / side)

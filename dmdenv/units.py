@@ -1,16 +1,16 @@
 """Systems of units, and explicit conversion between them.
 
-dmdenv computes in coherent units: energy, length and mass are chosen, all else follows. The unit of time is
+dmdenv computes in coherent units: energy, length and mass are chosen, everything else follows. The unit of time is
 `length sqrt(mass / energy)`, the unit of pressure `energy / length^3`, and temperature is given as the energy kB T, so
-Boltzmann's constant is 1. The units in which such quantities are quoted are others: with eV, Angstrom and atomic
-masses the coherent unit of time is 10.18 fs, with kcal/mol it is 48.89 fs. So each system has a coherent one beside
-it, and values pass from the one to the other by name:
+Boltzmann's constant is 1. Such quantities are usually quoted in other units: with eV, Angstrom and atomic masses the
+coherent unit of time is 10.18 fs, with kcal/mol it is 48.89 fs. So each system of units has a coherent one beside it,
+and values are converted from one to the other by dimension:
 
     dt = convert(2.0, "time", REAL, REAL.coherent)                   # 2 fs
     temperature = convert(300.0, "temperature", METAL, METAL.coherent)   # 300 K, as an energy in eV
     pressure = convert(p, "pressure", METAL.coherent, METAL)         # in bar
 
-ASE's own units are `METAL.coherent`, but for the vintage of its constants.
+ASE's own units are `METAL.coherent`, up to the vintage of its constants.
 
 Reference: Tiesinga, Mohr, Newell and Taylor, Rev. Mod. Phys. 93, 025010 (2021): CODATA 2018; Allen and Tildesley,
 Computer Simulation of Liquids, 2nd ed. (2017), appendix B.
@@ -38,7 +38,7 @@ POISE = 0.1  # Pa s
 
 @dataclasses.dataclass(frozen=True)
 class UnitSystem:
-    """What one unit of each dimension is in SI units. Compared by value."""
+    """One unit of each dimension in SI units. Compared by value."""
 
     length: float  # m
     energy: float  # J
@@ -68,7 +68,7 @@ class UnitSystem:
         return math.prod(getattr(self, base) ** power for base, power in DIMENSIONS[dimension].items())
 
 
-# Each dimension as a product of those that a system fixes.
+# Each dimension as a product of base dimensions.
 DIMENSIONS: dict[str, dict[str, int]] = {
     **{base.name: {base.name: 1} for base in dataclasses.fields(UnitSystem)},
     "force": {"energy": 1, "length": -1},
@@ -119,7 +119,7 @@ REAL = UnitSystem(  # LAMMPS's real: Angstrom, kcal/mol, g/mol, fs, K, atm, pois
 
 
 def lennard_jones(*, sigma: float, epsilon: float, mass: float, units: UnitSystem) -> UnitSystem:
-    """The reduced units of a substance: lengths by sigma, energies by epsilon, masses by its particle's; coherent.
+    """The reduced units of a substance: sigma, epsilon and the mass of a particle; coherent.
 
     Argon: `lennard_jones(sigma=3.405, epsilon=119.8 * METAL.boltzmann, mass=39.948, units=METAL)`.
 
@@ -143,10 +143,10 @@ def convert(value: Value, dimension: str, source: UnitSystem, target: UnitSystem
 
     Args:
         value: a number or an array.
-        dimension: what it is, one of `DIMENSIONS`: "length", "energy", "mass", "time", "temperature", "pressure",
+        dimension: one of `DIMENSIONS`: "length", "energy", "mass", "time", "temperature", "pressure",
             "viscosity", "force", "velocity", "friction", "diffusivity", "stiffness" or "number density".
-        source: the system it is given in.
-        target: the system it is wanted in.
+        source: its units.
+        target: the units to convert to.
 
     Returns:
         The value times one number, of the same type.

@@ -1,4 +1,4 @@
-"""Declared fields: the kind and the range of a value stand where the field is declared, and are checked in one place.
+"""Declared fields: the kind and the range of a value are part of the declaration, and checked in one place.
 
     @pytree
     class Langevin(Declared):
@@ -75,7 +75,7 @@ def number(
         batched: whether it may have any shape, for `jax.vmap` over its leading axes.
         keep_precision: whether floating-point arrays keep their precision.
         optional: whether it may be None.
-        metadata: more of what the field is to be known for, such as its unit.
+        metadata: more metadata of the field, such as its unit.
     """
     rule = Number(
         above=above,
@@ -109,12 +109,12 @@ def real(
 
 
 def choice(default: Any = dataclasses.MISSING, *, of: tuple) -> Any:
-    """A static value, one of a few."""
+    """A static value out of a few."""
     return _static(default, Choice(of))
 
 
 def sizes(default: Any = dataclasses.MISSING) -> Any:
-    """A static tuple of integers from 1, which may be empty."""
+    """A static tuple of integers >= 1, which may be empty."""
     return _static(default, Sizes())
 
 
@@ -131,7 +131,7 @@ def _static(default: Any, rule: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """What a dynamic number has to be; see `number`. `axes` is the largest number of axes, None for any.
+    """The rule of a dynamic number; see `number`. `axes` is the largest number of axes, None for any.
 
     Also for an argument of a function: `dt = Number(above=0).convert("dt", dt)`.
     """
@@ -182,7 +182,7 @@ class Number:
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """What a static integer has to be."""
+    """The rule of a static integer."""
 
     at_least: int
     at_most: float = math.inf
@@ -200,7 +200,7 @@ class Whole:
 
 @dataclasses.dataclass(frozen=True)
 class Real:
-    """What a static number has to be."""
+    """The rule of a static number."""
 
     above: float = -math.inf
     at_least: float = -math.inf
@@ -224,7 +224,7 @@ class Real:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The values of which one is to be chosen."""
+    """The rule of a choice between values."""
 
     of: tuple
 
@@ -241,7 +241,7 @@ class Choice:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """A tuple of integers from 1."""
+    """The rule of a tuple of integers >= 1."""
 
     def convert(self, name: str, value: Any) -> tuple[int, ...]:
         """The value, or ValueError."""
@@ -251,7 +251,7 @@ class Sizes:
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value is an integer of Python or NumPy; True and False are none."""
+    """Whether a value is an integer of Python or NumPy; True and False are not."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 

@@ -1,9 +1,9 @@
 """Values reduced over the batch, so that control flow stays what it is under `vmap`.
 
-`lax.cond` on a batched predicate becomes a `select`: both branches run, always. A `fori_loop` with a batched bound
-selects its whole carry at each turn. A value that has been reduced over the batch axis is not batched any more, so the
-conditional survives, and its expensive branch (rebuilding a neighbour list, resetting an environment) runs only in a
-step in which some instance asks for it.
+`lax.cond` on a batched predicate becomes a `select`: both branches always run. A `fori_loop` with a batched bound
+selects its whole carry in each iteration. A value that has been reduced over the batch axis is not batched any more, so
+the conditional survives, and its expensive branch (rebuilding a neighbour list, resetting an environment) runs only in
+steps in which some instance needs it.
 """
 
 import jax

@@ -1,8 +1,8 @@
 """Frozen dataclasses that are JAX pytrees.
 
-`jax.tree_util.register_dataclass` rebuilds an instance through `__init__`, so a class could not both check what a
-user passes and hold the tracers, `None`s and sentinels with which JAX fills a tree. Here the two ways in are apart:
-construction by a user runs `__post_init__`, rebuilding by JAX does not.
+`jax.tree_util.register_dataclass` rebuilds an instance through `__init__`, so a class could not both check what a user
+passes and hold the tracers, `None`s and sentinels with which JAX fills a tree. Here the two are separate: construction
+by a user runs `__post_init__`, rebuilding by JAX does not.
 """
 
 import dataclasses

@@ -190,7 +190,7 @@ def _solve(
     """`(H + damping)^{-1} b` in the range of H, by conjugate gradients, twice: to project b, and to solve."""
     limit = float(jnp.finfo(b.dtype).eps) ** (2 / 3) if tolerance is None else tolerance
 
-    def damped(u: jax.Array) -> jax.Array:
+    def damped_hessian(u: jax.Array) -> jax.Array:
         return hessian(u) + damping * u
 
     tiny = jnp.finfo(b.dtype).tiny
@@ -200,9 +200,9 @@ def _solve(
     stiffness = jnp.linalg.norm(hessian(probe)) / jnp.linalg.norm(probe)
     image = hessian(b)
     projected, _ = cg(hessian, image, tol=0.0, atol=limit * stiffness, maxiter=iterations)
-    displacement, _ = cg(damped, projected, tol=0.0, atol=limit, maxiter=iterations)
+    displacement, _ = cg(damped_hessian, projected, tol=0.0, atol=limit, maxiter=iterations)
 
     unprojected = jnp.linalg.norm(hessian(projected) - image) / jnp.maximum(stiffness, tiny)
-    unsolved = jnp.linalg.norm(damped(displacement) - projected)
+    unsolved = jnp.linalg.norm(damped_hessian(displacement) - projected)
     residual = jnp.maximum(unprojected, unsolved)
     return Response(displacement * size, residual, residual <= 10.0 * limit)

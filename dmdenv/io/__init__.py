@@ -1,7 +1,7 @@
 """Files and other programs: ASE (extxyz and all that it reads), GSD (HOOMD-blue, OVITO), an ASE calculator.
 
-Needs the extra `io`; nothing else in dmdenv imports this package. Everything here runs on the host, on arrays that
-have left the computation. Positions in dmdenv are continuous in time; each format says how it keeps that.
+Needs the extra `io`; nothing else in dmdenv imports this package. Everything here runs on the host. Positions in dmdenv
+are continuous in time; each format says how it preserves that.
 """
 
 try:

@@ -1,7 +1,7 @@
-"""From `ase.Atoms` and back.
+"""Conversion from and to `ase.Atoms`.
 
 ASE computes in eV, Angstrom and atomic masses, with the time that follows from these: `dmdenv.units.METAL.coherent`,
-so nothing is converted here.
+so no units are converted.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from dmdenv.space import Space, lower_triangular
 
 @dataclasses.dataclass(frozen=True)
 class Configuration:
-    """Particles in a space, as a simulation begins with them; floats in JAX's default precision."""
+    """The particles that a simulation starts with; floats in JAX's default precision."""
 
     space: Space
     positions: jax.Array  # [n, d], unit length
@@ -30,34 +30,34 @@ class Configuration:
 
 
 def from_atoms(atoms: Atoms, *, dimension: int = 3) -> Configuration:
-    """The space, positions and velocities of atoms, whose cell may point anywhere.
+    """The space, positions and velocities of atoms with a cell of any orientation.
 
-    The cell is rotated so that it is lower triangular, and all vectors with it. Of a left-handed cell the last edge is
+    The cell is rotated so that it is lower triangular, and all vectors with it. The last edge of a left-handed cell is
     reversed, which gives the same lattice.
 
     Args:
         atoms: periodic along all axes, or along none.
-        dimension: 2 leaves out z, along which the atoms must not differ and of which the other edges are free.
+        dimension: 2 drops z, which must be the same for all atoms.
 
     Returns:
         A `Configuration`; `to_atoms(..., rotation=configuration.rotation)` goes back.
 
     Raises:
-        ValueError: for atoms that are periodic along some axes only, that have no volume, or that are not
-            two-dimensional when they should be.
+        ValueError: for atoms that are periodic along some axes only, without a volume, or that are not
+            two-dimensional for `dimension=2`.
     """
     dimension = Choice((2, 3)).convert("dimension", dimension)
     cell, rotation = cell_and_rotation(atoms, dimension)
     if dimension == 2 and not np.allclose(atoms.positions[:, 2], atoms.positions[:1, 2]):
         raise ValueError("the atoms differ in z; must be at one z in two dimensions")
 
-    def turned(vectors: np.ndarray) -> jax.Array:
+    def rotate(vectors: np.ndarray) -> jax.Array:
         return jnp.asarray(vectors[:, :dimension] @ rotation, jnp.result_type(float))
 
     return Configuration(
         space=space_of(cell),
-        positions=turned(atoms.positions),
-        velocities=turned(atoms.get_velocities()) if atoms.has("momenta") else None,
+        positions=rotate(atoms.positions),
+        velocities=rotate(atoms.get_velocities()) if atoms.has("momenta") else None,
         particles=particles_of(atoms),
         rotation=rotation,
     )
@@ -95,14 +95,14 @@ def to_atoms(
     particles: Particles | None = None,
     rotation: np.ndarray | None = None,
 ) -> Atoms:
-    """`ase.Atoms` of a configuration; positions are not wrapped, and a second dimension lies at z = 0.
+    """`ase.Atoms` of a configuration; positions are not wrapped, and two dimensions are placed at z = 0.
 
     Args:
         space: a periodic one gives a cell; in 2-D its third edge is one unit long and not periodic.
         positions: `[n, d]`, unit length.
         velocities: `[n, d]`, unit length / time.
-        particles: species named by chemical symbols, masses; else all are of ASE's species "X", of mass 1.
-        rotation: that of `from_atoms`, which is undone.
+        particles: species named by chemical symbols, and masses; by default ASE's species "X" of mass 1.
+        rotation: that of `from_atoms`, to be undone.
 
     Raises:
         ValueError: for names that are not chemical symbols; and see `Particles`.
@@ -137,7 +137,7 @@ def atoms_of(
 
 
 def with_symbols(particles: Particles, n: int) -> Particles:
-    """Particles of species with chemical symbols, the only names that ASE knows: X for one nameless species."""
+    """Particles with chemical symbols as names of species, as ASE needs them: X for one species without a name."""
     named = dataclasses.replace(particles, types=("X",)) if particles.types is None else particles
     unknown = [name for name in named.types or () if name not in chemical_symbols]
     if unknown:

@@ -1,7 +1,7 @@
 """Extended XYZ: text that ASE, OVITO and many others read.
 
 Positions are written as they are, continuous in time, since the format has no images; momenta and masses as ASE names
-them; all numbers with the digits that bring them back bit for bit (ASE's own writer keeps eight decimals).
+them; all numbers with the digits that restore them bit for bit (ASE's own writer keeps eight decimals).
 
 Reference: the extended XYZ specification, https://github.com/libAtoms/extxyz.
 """
@@ -16,15 +16,15 @@ from dmdenv.io.writer import Mode, Writer, in_three_dimensions
 
 
 class ExtxyzWriter(Writer):
-    """Grows an extended XYZ file. See `Writer`; species are named by chemical symbols, X for one nameless species.
+    """Writes an extended XYZ file. See `Writer`; species are named by chemical symbols, X for one without a name.
 
-    A crash may leave a last frame that is not whole; mode "a" cuts it off before it goes on.
+    A crash may leave an incomplete last frame; mode "a" removes it before it continues.
     """
 
     def _open(self, path: str, mode: Mode) -> int | float:
         last_step = -np.inf
         if mode == "a" and os.path.exists(path):
-            end, last_step = _whole_frames(path)
+            end, last_step = _complete_frames(path)
             os.truncate(path, end)
         self._file = open(path, mode, encoding="utf-8", newline="\n")  # noqa: SIM115 - `close` closes it
         return last_step
@@ -32,7 +32,7 @@ class ExtxyzWriter(Writer):
     def close(self) -> None:
         self._file.close()
 
-    def _checked(self, particles: Particles) -> Particles:
+    def _check(self, particles: Particles) -> Particles:
         return with_symbols(self._given, len(particles.masses))
 
     def _write(self, trajectory: Trajectory) -> None:
@@ -59,8 +59,8 @@ def _frame(trajectory: Trajectory, k: int) -> str:
     return "\n".join((str(n), header, *lines, ""))
 
 
-def _whole_frames(path: str) -> tuple[int, int | float]:
-    """Where the last whole frame ends, in bytes, and its step, -infinity for a file without frames."""
+def _complete_frames(path: str) -> tuple[int, int | float]:
+    """Where the last complete frame ends, in bytes, and its step, -infinity for a file without frames."""
     end, last_step = 0, -np.inf
     with open(path, "rb") as file:
         while (count := file.readline()).endswith(b"\n"):

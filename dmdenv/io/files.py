@@ -1,4 +1,4 @@
-"""Whole trajectories, in the format that a file's name tells."""
+"""Reading and writing whole trajectories, in the format of the file's suffix."""
 
 import os
 import pathlib
@@ -19,11 +19,11 @@ def read_trajectory(path: str | os.PathLike, *, dimension: int | None = None, **
     """Read all frames of a file: GSD, or any format that ASE reads.
 
     Each frame is rotated so that its cell is lower triangular. GSD's positions are unwrapped by their images; those of
-    other formats are taken as they stand in the file. Frames without a number of their own are numbered 0, 1, 2, ...
+    other formats are taken as they stand in the file. Frames without a step are numbered 0, 1, 2, ...
 
     Args:
-        path: of the file; `.gsd` tells GSD.
-        dimension: 2 leaves out z; None is what a GSD file says, and 3 for others.
+        path: of the file; suffix `.gsd` means GSD.
+        dimension: 2 drops z; by default that of a GSD file, and 3 for others.
         options: for `ase.io.read`, such as `format="lammps-dump-text"` or `index="::10"`.
 
     Raises:
@@ -43,24 +43,24 @@ def read_trajectory(path: str | os.PathLike, *, dimension: int | None = None, **
     if any((cell is None) != (cells[0] is None) for cell in cells):
         raise ValueError(f"{path} has periodic frames and others; must be all or none")
 
-    def turned(vectors: list[np.ndarray]) -> np.ndarray:
+    def rotate(vectors: list[np.ndarray]) -> np.ndarray:
         return np.stack([a[:, :d] @ rotation for a, rotation in zip(vectors, rotations, strict=True)])
 
     moving = all(atoms.has("momenta") for atoms in images)
     return Trajectory(
         steps=np.array([atoms.info.get("step", k) for k, atoms in enumerate(images)], np.int64),
-        positions=turned([atoms.positions for atoms in images]),
-        velocities=turned([atoms.get_velocities() for atoms in images]) if moving else None,
+        positions=rotate([atoms.positions for atoms in images]),
+        velocities=rotate([atoms.get_velocities() for atoms in images]) if moving else None,
         cell=None if cells[0] is None else np.stack(cells),
         particles=particles_of(first),
     )
 
 
 def write_trajectory(path: str | os.PathLike, trajectory: Trajectory) -> None:
-    """Write all frames to a file, which is replaced where it exists: GSD, extended XYZ, or any format that ASE writes.
+    """Write all frames to a file, replacing an existing one: GSD, extended XYZ, or any format that ASE writes.
 
     Args:
-        path: of the file; its suffix tells the format.
+        path: of the file; its suffix determines the format.
         trajectory: what to write.
 
     Raises:

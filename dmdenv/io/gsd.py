@@ -17,10 +17,10 @@ from dmdenv.io.writer import Mode, Writer, in_three_dimensions
 
 
 class GSDWriter(Writer):
-    """Grows a GSD file. See `Writer`; species without names are called A, B, C.
+    """Writes a GSD file. See `Writer`; species without names are called A, B, C.
 
     The format has periodic boxes only, so free space is refused. Two dimensions are written as HOOMD does, at z = 0 in
-    a box without height.
+    a box of height zero.
     """
 
     def _open(self, path: str, mode: Mode) -> int | float:
@@ -43,7 +43,7 @@ def _frame(trajectory: Trajectory, k: int) -> gsd.hoomd.Frame:
     frame: Any = gsd.hoomd.Frame()
     n, dimension = trajectory.positions.shape[1:]
     cell = np.asarray(trajectory.cell[k], float)  # pyright: ignore[reportOptionalSubscript]
-    wrapped, image = _wrapped(np.asarray(trajectory.positions[k], float), cell)
+    wrapped, image = _wrap(np.asarray(trajectory.positions[k], float), cell)
     frame.configuration.step = int(trajectory.steps[k])
     frame.configuration.dimensions = dimension
     frame.configuration.box = _box(cell)
@@ -63,7 +63,7 @@ def _frame(trajectory: Trajectory, k: int) -> gsd.hoomd.Frame:
     return frame
 
 
-def _wrapped(positions: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _wrap(positions: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Positions in the box around the origin, `[n, d]`, and their images, int32 `[n, d]`."""
     image = np.floor(positions @ np.linalg.inv(cell))
     return positions - cell.sum(0) / 2 - image @ cell, image.astype(np.int32)
@@ -96,14 +96,14 @@ def read_gsd(path: str | os.PathLike, *, dimension: int | None = None) -> Trajec
     d = int(first.configuration.dimensions) if dimension is None else dimension
     cell = np.stack([_cell(frame.configuration.box, d) for frame in frames])
 
-    def stacked(name: str) -> np.ndarray:
+    def stack(name: str) -> np.ndarray:
         return np.stack([getattr(frame.particles, name)[:, :d] for frame in frames])
 
-    images = stacked("image").astype(float)
+    images = stack("image").astype(float)
     return Trajectory(
         steps=np.array([frame.configuration.step for frame in frames], np.int64),
-        positions=stacked("position") + cell.sum(1)[:, None] / 2 + images @ cell,
-        velocities=stacked("velocity"),
+        positions=stack("position") + cell.sum(1)[:, None] / 2 + images @ cell,
+        velocities=stack("velocity"),
         cell=cell,
         particles=Particles(
             species=first.particles.typeid.astype(np.int32),

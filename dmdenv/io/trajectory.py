@@ -1,4 +1,4 @@
-"""A trajectory on the host: what changes from frame to frame, and what the particles are."""
+"""A trajectory on the host: its frames and its particles."""
 
 import dataclasses
 import string
@@ -14,7 +14,7 @@ from dmdenv.space import Free, Periodic, PeriodicSpace, Space, Triclinic
 
 @dataclasses.dataclass(frozen=True)
 class Particles:
-    """What n particles are, apart from where they are. Fields that are None take a format's own default.
+    """Properties of n particles that do not change in time. None stands for the default of a format.
 
     Raises:
         ValueError: for arrays of other shapes, species without a name, or bonds without a type.
@@ -29,12 +29,14 @@ class Particles:
     bond_types: tuple[str, ...] | None = None  # the names of the kinds of bonds
 
     def of(self, n: int) -> "Particles":
-        """With every field given, as numpy arrays, for n particles; names are A, B, C ... where there are none."""
+        """With every field as a numpy array, for n particles; species without names are called A, B, C, ..."""
         bonds = _integers("bonds", self.bonds, None, np.zeros((0, 2), np.int32))
         if bonds.ndim != 2 or bonds.shape[1] != 2 or np.any((bonds < 0) | (bonds >= n)):
             raise ValueError(f"bonds has shape {bonds.shape}; must be [b, 2], of particles from 0 to {n - 1}")
-        species, types = _named("species", self.species, "types", self.types, n)
-        bond_species, bond_types = _named("bond_species", self.bond_species, "bond_types", self.bond_types, len(bonds))
+        species, types = _check_names("species", self.species, "types", self.types, n)
+        bond_species, bond_types = _check_names(
+            "bond_species", self.bond_species, "bond_types", self.bond_types, len(bonds)
+        )
         return Particles(
             species=species,
             types=types,
@@ -46,7 +48,9 @@ class Particles:
         )
 
 
-def _named(name: str, index: Any, of: str, names: tuple[str, ...] | None, n: int) -> tuple[np.ndarray, tuple[str, ...]]:
+def _check_names(
+    name: str, index: Any, of: str, names: tuple[str, ...] | None, n: int
+) -> tuple[np.ndarray, tuple[str, ...]]:
     index = _integers(name, index, (n,), np.zeros(n, np.int32))
     most = int(index.max(initial=0))
     names = tuple(string.ascii_uppercase[: most + 1] if n else ()) if names is None else tuple(names)
@@ -71,7 +75,7 @@ def _floats(name: str, value: Any, n: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Trajectory:
-    """m frames of n particles, numpy arrays on the host. As the observations of a `Writer` it writes itself."""
+    """m frames of n particles, numpy arrays on the host. Also accepted as the observations of a `Writer`."""
 
     steps: np.ndarray  # int [m]
     positions: np.ndarray  # float [m, n, d], continuous in time, unit length
@@ -101,27 +105,27 @@ def cell_of(space: Space, dimension: int) -> np.ndarray | None:
     return None if cell is None else np.asarray(cell)
 
 
-def frames(steps: Any, observations: Any, space: Space | None) -> Trajectory:
-    """What a writer is given, checked and brought to one form; its particles are left open.
+def as_trajectory(steps: Any, observations: Any, space: Space | None) -> Trajectory:
+    """The observations that a writer receives, checked, as a trajectory without particles.
 
     Args:
         steps: int `[m]`.
         observations: a mapping, or an object with attributes, of arrays with a leading axis m: `positions [m, n, d]`,
             and optionally `velocities [m, n, d]` and one of `space` (a space of arrays `[m, ...]`), `box` (`[m]` or
-            `[m, d]`) and `cell` (`[m, d, d]`). Others are not looked at.
-        space: the space of every frame where the observations do not tell it.
+            `[m, d]`) and `cell` (`[m, d, d]`). Others are ignored.
+        space: the space of every frame, where the observations do not contain it.
 
     Raises:
-        ValueError: for other shapes, and where nothing tells the space.
+        ValueError: for other shapes, and without a space.
     """
     steps = np.asarray(steps)
     if steps.ndim != 1 or not np.issubdtype(steps.dtype, np.integer):
         raise ValueError(f"steps has type {steps.dtype}{list(steps.shape)}; must be int [m]")
-    positions = _observed(observations, "positions")
+    positions = _get_array(observations, "positions")
     if positions is None or positions.ndim != 3 or len(positions) != len(steps) or positions.shape[2] not in (2, 3):
         came = "is missing" if positions is None else f"has shape {positions.shape}"
         raise ValueError(f"positions {came}; must be [{len(steps)}, n, 2] or [{len(steps)}, n, 3]")
-    velocities = _observed(observations, "velocities")
+    velocities = _get_array(observations, "velocities")
     if velocities is not None and velocities.shape != positions.shape:
         raise ValueError(f"velocities has shape {velocities.shape}; must be {positions.shape}, as positions")
     cell = _observed_cell(observations, space, len(steps), positions.shape[2])
@@ -132,13 +136,13 @@ def _get(observations: Any, name: str) -> Any:
     return observations.get(name) if isinstance(observations, Mapping) else getattr(observations, name, None)
 
 
-def _observed(observations: Any, name: str) -> np.ndarray | None:
+def _get_array(observations: Any, name: str) -> np.ndarray | None:
     value = _get(observations, name)
     return None if value is None else np.asarray(value)
 
 
 def _observed_cell(observations: Any, space: Space | None, m: int, d: int) -> np.ndarray | None:
-    box, cell, own = _observed(observations, "box"), _observed(observations, "cell"), _get(observations, "space")
+    box, cell, own = _get_array(observations, "box"), _get_array(observations, "cell"), _get(observations, "space")
     if isinstance(observations, Trajectory):
         return cell
     if isinstance(own, PeriodicSpace):

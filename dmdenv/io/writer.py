@@ -1,4 +1,4 @@
-"""What the writers of trajectories have in common: they grow a file while a simulation runs."""
+"""The common part of writers, which extend a file while a simulation runs."""
 
 import abc
 import os
@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 
 from dmdenv._core.fields import Choice
-from dmdenv.io.trajectory import Particles, Trajectory, frames
+from dmdenv.io.trajectory import Particles, Trajectory, as_trajectory
 from dmdenv.space import Space
 
 Mode = Literal["x", "w", "a"]
@@ -16,15 +16,15 @@ Mode = Literal["x", "w", "a"]
 class Writer(abc.ABC):
     """Writes frames as they come: `writer(steps, observations)`; a context manager that closes the file.
 
-    After each call the frames are with the operating system, so what a crash of the program can cost is the call in
-    which it happens. A simulation that restarts from a checkpoint goes on with mode "a": frames up to the last step
-    in the file are there already and are not written twice.
+    After each call the frames are handed to the operating system, so a crash of the program loses the present call at
+    most. A simulation that restarts from a checkpoint continues with mode "a": frames up to the last step in the file
+    are not written twice.
 
     Args:
         path: of the file.
-        space: of every frame, where the observations do not tell it.
-        particles: what the particles are.
-        mode: "x" a new file, "w" one that may replace another, "a" one that may be continued.
+        space: of every frame, where the observations do not contain it.
+        particles: their species, masses and bonds.
+        mode: "x" for a new file, "w" to replace an existing one, "a" to continue it.
 
     Raises:
         FileExistsError: for a file that exists, with mode "x".
@@ -51,14 +51,14 @@ class Writer(abc.ABC):
             steps: int `[m]`.
             observations: a mapping, or an object with attributes, of arrays with a leading axis m: `positions`
                 `[m, n, d]`, not wrapped, and optionally `velocities [m, n, d]` and one of `space` (a space of arrays
-                `[m, ...]`), `box` (`[m]` or `[m, d]`) and `cell` (`[m, d, d]`). Others are not written.
+                `[m, ...]`), `box` (`[m]` or `[m, d]`) and `cell` (`[m, d, d]`). Others are ignored.
 
         Raises:
             ValueError: for other shapes, and where neither they nor the writer have a space.
         """
-        chunk = frames(steps, observations, self._space)
+        chunk = as_trajectory(steps, observations, self._space)
         if self._particles is None:
-            self._particles = self._checked(self._given.of(chunk.positions.shape[1]))
+            self._particles = self._check(self._given.of(chunk.positions.shape[1]))
         elif len(self._particles.masses) != chunk.positions.shape[1]:
             raise ValueError(
                 f"positions has {chunk.positions.shape[1]} particles; must be {len(self._particles.masses)}, as before"
@@ -88,15 +88,15 @@ class Writer(abc.ABC):
     def _open(self, path: str, mode: Mode) -> int | float:
         """Open the file; the step of the last frame in it, or -infinity."""
 
-    def _checked(self, particles: Particles) -> Particles:
-        """Refuse what the format cannot hold."""
+    def _check(self, particles: Particles) -> Particles:
+        """The particles, refused if the format cannot store them."""
         return particles
 
     @abc.abstractmethod
     def _write(self, trajectory: Trajectory) -> None:
-        """Append whole frames, and hand them to the operating system."""
+        """Append frames, and hand them to the operating system."""
 
 
 def in_three_dimensions(vectors: np.ndarray) -> np.ndarray:
-    """Vectors `[..., d]` with zeros in the place of further coordinates, `[..., 3]`."""
+    """Vectors `[..., d]` padded with zeros, `[..., 3]`."""
     return np.concatenate([vectors, np.zeros((*vectors.shape[:-1], 3 - vectors.shape[-1]), vectors.dtype)], axis=-1)

@@ -143,13 +143,13 @@ def _abstract(*operands, kernel: Kernel) -> list:
 def _lower(form: Callable) -> Callable:
     """A form of `dmdenv.neighbors.lowering` for the operands of the primitive."""
 
-    def lowered(*operands, kernel: Kernel):
+    def lower(*operands, kernel: Kernel):
         shared, x, pairs = _split(operands, kernel)
         if len(_particles(kernel, x)) == 2:
             return form(kernel, shared, x, pairs)
         return [y[..., 0] for y in form(kernel, shared, [a[..., None] for a in x], pairs)]
 
-    return lowered
+    return lower
 
 
 def _jvp(primals, tangents, *, kernel: Kernel):

@@ -1,4 +1,4 @@
-"""What is measured: functions of positions and velocities, differentiable where that makes sense."""
+"""Physical quantities: functions of positions and velocities, differentiable where that makes sense."""
 
 from dmdenv.quantities.center import center
 from dmdenv.quantities.contacts import backbone_contacts, contact_numbers, rattlers

@@ -1,4 +1,4 @@
-"""Contacts of particles with a diameter, and those that hold nothing up.
+"""Contacts of particles with a diameter, and rattlers, which have too few.
 
 Reference: O'Hern, Silbert, Liu and Nagel, Phys. Rev. E 68, 011306 (2003), section II.
 """
@@ -28,10 +28,10 @@ def contact_numbers(
         positions: `[n, d]`, unit length.
         pairs: all pairs, or a list whose cutoff is at least the largest diameter.
         diameter: of the contact of two particles, unit length: a number, `BySpecies(...)` or `PerParticle(...)`.
-        present: bool `[n]`; the others have no contacts and are none. All by default.
+        present: bool `[n]`; the others are ignored. All by default.
 
     Raises:
-        ValueError: for diameters that are not positive and finite, or farther than `pairs` reaches.
+        ValueError: for diameters that are not positive and finite, or beyond the largest cutoff of `pairs`.
     """
     parameter = {"diameter": as_parameter("diameter", diameter, above=0)}
     check_range("diameter", largest(parameter["diameter"]), space, positions, pairs)
@@ -47,9 +47,9 @@ def contact_numbers(
 
 
 def rattlers(space: Space, positions: jax.Array, pairs: Pairs, *, diameter: ParameterLike) -> jax.Array:
-    """Which particles are not held by their neighbours, bool `[n]`.
+    """The particles that are not held in place by their neighbours, bool `[n]`.
 
-    A particle with fewer than d + 1 contacts is a rattler; it is taken out and the rest counted again, until none is
+    A particle with fewer than d + 1 contacts is a rattler; it is removed and the others counted again, until none is
     found. Arguments and errors: see `contact_numbers`.
     """
     return ~backbone_contacts(space, positions, pairs, diameter=diameter)[1]

@@ -1,14 +1,14 @@
 """Elastic moduli of a solid at zero temperature, with the relaxation of its particles.
 
-A strain e that carried every particle along, `r -> (1 + e) r`, would change the stress by the Born term. It also leaves
-forces Xi on the particles wherever the surroundings are not symmetric; they move by u until these forces are gone,
+An affine strain e of all particles, `r -> (1 + e) r`, changes the stress by the Born term. It also leaves forces Xi on
+particles whose surroundings are not symmetric, which move by u until these forces vanish,
 
     H u_cd = Xi_cd,    H = d2U/dr dr,    Xi_cd = dF/d e_cd,
     C_abcd = d(sigma_ab)/d(e_cd) = C^Born_abcd - C^nonaffine_abcd,    C^nonaffine_abcd = -(d(sigma_ab)/dr) u_cd
 
 H is applied, never formed, and the systems are solved by conjugate gradients. These moduli are the response of the
-(Cauchy) stress, what a measurement at finite strain gives: under stress they differ from second derivatives of the
-energy by the stress itself.
+(Cauchy) stress, as measured at finite strain: under stress they differ from second derivatives of the energy by the
+stress itself.
 
 References: Lutsko, J. Appl. Phys. 65, 2991 (1989); Maloney and Lemaitre, Phys. Rev. E 74, 016118 (2006), section II;
 under stress: Wallace, Thermodynamics of Crystals (1972), chapter 1.
@@ -30,12 +30,12 @@ from dmdenv.space import Deformed, Space, require_periodic
 
 @pytree
 class Elasticity(Replaceable):
-    """What `elasticity` returns."""
+    """The result of `elasticity`."""
 
-    born: jax.Array  # [d, d, d, d], if all particles followed the strain, unit energy / length^d
-    nonaffine: jax.Array  # [d, d, d, d], what their relaxation takes off, unit energy / length^d
+    born: jax.Array  # [d, d, d, d], for an affine strain of all particles, unit energy / length^d
+    nonaffine: jax.Array  # [d, d, d, d], the reduction by their relaxation, unit energy / length^d
     displacements: jax.Array  # [d, d, n, d], the relaxation u_cd of each particle for a unit strain cd, unit length
-    residual: jax.Array  # [], the largest force that is left, over that of a typical pair: small if solved
+    residual: jax.Array  # [], the largest remaining force, relative to that of a typical pair: small if solved
 
     @property
     def stiffness(self) -> jax.Array:
@@ -73,15 +73,16 @@ def elasticity(
 ) -> Elasticity:
     """The elastic moduli of a configuration in mechanical equilibrium.
 
-    Translations and rattlers, which no force holds, do no harm. Differentiable, at the given positions: how these move
-    with a parameter of the potential is up to whoever found them.
+    Translations and rattlers, whose motion no force opposes, are allowed. Differentiable at given positions; how these
+    depend on parameters of the potential is not included (see `dmdenv.differentiation.implicit`).
 
     Args:
         potential: twice differentiable; it depends on distances only (no external field).
         space: a periodic one.
         positions: `[n, d]`, unit length, a minimum of the energy: the forces vanish.
         pairs: the neighbours for the potential.
-        tolerance: the force that may remain, over that of a typical pair; the moduli's error is of its second order.
+        tolerance: the force that may remain, relative to that of a typical pair; the error of the moduli is of second
+            order in it.
         max_iterations: of conjugate gradients; 10 n d by default.
 
     Raises:
@@ -92,14 +93,14 @@ def elasticity(
     n, d = positions.shape
     volume, identity = space.volume(d), jnp.eye(d, dtype=positions.dtype)
 
-    def deformed(strain) -> Any:
+    def deform(strain) -> Any:
         return Deformed(space, identity + strain)
 
     def forces(strain, r):
-        return potential.forces(deformed(strain), r, pairs)
+        return potential.forces(deform(strain), r, pairs)
 
     def stress(strain, r):
-        virial = potential.virial(deformed(strain), r, pairs)
+        virial = potential.virial(deform(strain), r, pairs)
         return -virial / (volume * jnp.linalg.det(identity + strain))
 
     def by_strain(function, strain):
@@ -121,7 +122,7 @@ def elasticity(
     typical = jax.lax.stop_gradient(jnp.where(typical > 0, typical, 1.0))
 
     def relax(xi):
-        """In units of the typical force, so that the tolerance is absolute: without forces nothing is to be solved."""
+        """In units of the typical force, so that the tolerance is absolute, also without any force."""
         u, _ = cg(hessian, xi / typical, tol=0.0, atol=tolerance, maxiter=max_iterations)
         return typical * u
 

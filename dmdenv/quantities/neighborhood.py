@@ -1,4 +1,4 @@
-"""Who counts as a neighbour, and how much."""
+"""The weight of a neighbour, and checks of cutoffs."""
 
 import jax
 import jax.core
@@ -10,9 +10,9 @@ from dmdenv.space import Space
 
 
 def neighbor_weight(s: jax.Array, cutoff: jax.Array | float, onset: jax.Array | float | None) -> jax.Array:
-    """1 for a near neighbour, 0 beyond the cutoff, `[]`, from the squared distance s.
+    """The weight of a neighbour at squared distance s, `[]`: 1 near, 0 beyond the cutoff.
 
-    Without an onset it jumps at the cutoff rc. With an onset ro it falls smoothly in between,
+    Without an onset it jumps at the cutoff rc. With an onset ro it falls smoothly from there to rc,
     `(rc^2 - r^2)^2 (rc^2 + 2 r^2 - 3 ro^2) / (rc^2 - ro^2)^3`, so that what is built on it is differentiable.
 
     Reference: Brooks et al., J. Comput. Chem. 4, 187 (1983), eq. 20.
@@ -25,15 +25,15 @@ def neighbor_weight(s: jax.Array, cutoff: jax.Array | float, onset: jax.Array | 
 
 
 def mean(total: jax.Array, weight: jax.Array) -> jax.Array:
-    """`total / weight`, where nothing has weight the total itself (which is 0 there), with finite derivatives."""
+    """`total / weight`; where the weight is 0, so is the total, which is returned. Derivatives are finite."""
     return total / jnp.where(weight > 0, weight, 1.0)
 
 
 def check_onset(cutoff: jax.Array | float, onset: jax.Array | float | None) -> None:
-    """Refuse a concrete onset that is not below a concrete cutoff.
+    """Check an onset, where it and the cutoff are concrete.
 
     Raises:
-        ValueError: then.
+        ValueError: for one that is negative or not below the cutoff.
     """
     if onset is None or isinstance(onset, jax.core.Tracer) or isinstance(cutoff, jax.core.Tracer):
         return
@@ -42,10 +42,10 @@ def check_onset(cutoff: jax.Array | float, onset: jax.Array | float | None) -> N
 
 
 def check_range(name: str, distance: jax.Array | float, space: Space, positions: jax.Array, pairs: Pairs) -> None:
-    """Refuse a concrete range that is not positive, or farther than the pairs are known.
+    """Check the range of a quantity, where it is concrete.
 
     Raises:
-        ValueError: for a range beyond the cutoff of a list or, with all pairs, beyond half the box.
+        ValueError: for one that is not positive, or beyond the largest cutoff of the pairs.
     """
     if not isinstance(distance, jax.core.Tracer) and not float(distance) > 0:
         raise ValueError(f"{name} = {float(distance):g}; must be > 0")

@@ -1,7 +1,7 @@
-"""Order of bonds and of directions.
+"""Bond-orientational and polar order.
 
-A neighbour's weight w is 1 within the cutoff and 0 beyond; with an `onset` it falls smoothly in between, and the order
-is differentiable with respect to positions, box and cutoff. A particle without neighbours has order 0.
+The weight w of a neighbour is 1 within the cutoff and 0 beyond; with an `onset` it falls smoothly from there, and the
+order is differentiable with respect to positions, box and cutoff. A particle without neighbours has order 0.
 
 References: Nelson and Halperin, Phys. Rev. B 19, 2457 (1979) (psi); Steinhardt, Nelson and Ronchetti, Phys. Rev. B 28,
 784 (1983) (q_l); Lechner and Dellago, J. Chem. Phys. 129, 114707 (2008) (averaged q_l); Vicsek et al., Phys. Rev. Lett.
@@ -31,14 +31,14 @@ def bond_order(
 ) -> jax.Array:
     """`psi_k(i) = sum_j w_ij exp(i k theta_ij) / sum_j w_ij` in two dimensions, complex `[n]`.
 
-    theta is the angle of the bond with the x axis. The modulus is 1 where the neighbours stand on a regular k-gon; the
-    mean of psi over the particles measures the order of the whole.
+    theta is the angle of the bond with the x axis. The modulus is 1 where the neighbours form a regular k-gon; the mean
+    of psi over the particles measures global order.
 
     Args:
         space: where the particles are.
         positions: `[n, 2]`, unit length.
-        pairs: all pairs, or a list with at least this cutoff.
-        cutoff: how far a neighbour may be, unit length.
+        pairs: all pairs, or a neighbour list with at least this cutoff.
+        cutoff: the largest distance of a neighbour, unit length.
         k: the symmetry, 6 for hexatic order.
         onset: where the weight begins to fall, unit length.
 
@@ -80,9 +80,9 @@ def steinhardt(
     Args:
         space: where the particles are.
         positions: `[n, 3]`, unit length.
-        pairs: all pairs, or a list with at least this cutoff.
+        pairs: all pairs, or a neighbour list with at least this cutoff.
         l: the degree of the spherical harmonics, 0 or more.
-        cutoff: how far a neighbour may be, unit length.
+        cutoff: the largest distance of a neighbour, unit length.
         onset: where the weight begins to fall, unit length.
 
     Raises:
@@ -103,7 +103,7 @@ def averaged_steinhardt(
     cutoff: jax.Array | float,
     onset: jax.Array | float | None = None,
 ) -> jax.Array:
-    """`qbar_l`: `q_l` with q_lm averaged over the particle and its neighbours, which tells crystals apart, `[n]`.
+    """`qbar_l`: `q_l` with q_lm averaged over the particle and its neighbours, which distinguishes crystals, `[n]`.
 
     `qbar_lm(i) = (q_lm(i) + sum_j w_ij q_lm(j)) / (1 + sum_j w_ij)`. Arguments and errors: see `steinhardt`.
 
@@ -121,7 +121,7 @@ def averaged_steinhardt(
 
 
 def polar_order(directions: jax.Array) -> jax.Array:
-    """`|1/n sum_i v_i / |v_i||`, `[]`: 1 where all move in one direction, about `n^(-1/2)` where each has its own.
+    """`|1/n sum_i v_i / |v_i||`, `[]`: 1 for one common direction, about `n^(-1/2)` for random ones.
 
     Args:
         directions: velocities or orientations of any length, `[n, d]`; a zero vector counts as no direction.

@@ -1,6 +1,6 @@
 """Size and shape of chain molecules.
 
-Chains are given as positions `[..., beads, d]` that are continuous along the chain, the axes before them at will:
+Chains are given as positions `[..., beads, d]` that are continuous along the chain, with any leading axes:
 `positions.reshape(chains, beads, d)`. `unfold` makes wrapped chains continuous.
 
 Reference: Rubinstein and Colby, Polymer Physics (2003), sections 2.2 and 2.4.

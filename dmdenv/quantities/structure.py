@@ -39,15 +39,16 @@ def radial_distribution(
     Args:
         space: a periodic one.
         positions: `[n, d]`, unit length, d = 2 or 3.
-        pairs: all pairs, or a list whose cutoff is the last edge (or larger).
+        pairs: all pairs, or a neighbour list with at least the last edge as cutoff.
         edges: `[bins + 1]` of the bins, increasing, unit length.
-        broadening: the standard deviation of the Gaussian as which each distance is counted, unit length; g is then
-            differentiable with respect to positions and box. A list has to reach some deviations beyond the last edge,
-            or the last bins miss what would be smeared into them. Without it a distance counts in one bin only, and
-            only the density is differentiable.
+        broadening: the standard deviation of a Gaussian that replaces each distance, unit length; g is then
+            differentiable with respect to positions and box. The cutoff of a list has to exceed the last edge by some
+            deviations, or the last bins lack what is smeared into them. Without it a distance counts in one bin only,
+            and only the density is differentiable.
 
     Raises:
-        ValueError: for edges that do not increase from 0 or more, or reach farther than `pairs`; in free space.
+        ValueError: for edges that do not increase from 0 or more, or exceed the largest cutoff of `pairs`; in free
+            space.
     """
     species = jnp.zeros(positions.shape[0], jnp.int32)
     return partial_radial_distributions(space, positions, pairs, edges, species, kinds=1, broadening=broadening)[0, 0]
@@ -97,19 +98,19 @@ def partial_radial_distributions(
 
 
 def wave_integers(space: Space, dimension: int, *, largest: float) -> np.ndarray:
-    """The wave vectors that a box admits, up to a length, as integers; on the host.
+    """The wave vectors of a box, up to a length, as integers; on the host.
 
     Args:
         space: a periodic one, concrete.
         dimension: d.
-        largest: length of a wave vector, unit 1 / length.
+        largest: the largest length of a wave vector, unit 1 / length.
 
     Returns:
         int `[m, d]`, one of each pair q and -q, without zero, shortest first: for `wave_vectors` and
         `structure_factor`.
 
     Raises:
-        ValueError: in free space; for a length that admits no wave vector.
+        ValueError: in free space; for a length below that of the shortest wave vectors.
     """
     require_periodic(space)
     reciprocal = np.asarray(wave_vectors(space, np.eye(dimension, dtype=int)), float)
@@ -151,7 +152,7 @@ def structure_factor(
         space: a periodic one.
         positions: `[n, d]`, unit length; wrapped or not.
         integers: int `[m, d]`, the wave vectors, see `wave_integers`; the trivial S(0) is n.
-        chunk: how many wave vectors are computed at once; memory is `n * chunk` numbers.
+        chunk: how many wave vectors to compute at once; takes memory for `n * chunk` numbers.
 
     Raises:
         ValueError: in free space; for integers that are not `[m, d]`; for a chunk below 1.
@@ -165,8 +166,8 @@ def structure_factor(
     fractional = fractional - lax.stop_gradient(jnp.round(fractional))
 
     def intensity(integer):
-        turns = jnp.sum(fractional * integer.astype(fractional.dtype)[None, :], axis=-1)
-        phase = 2.0 * math.pi * (turns - lax.stop_gradient(jnp.round(turns)))  # whole turns cost accuracy
+        cycles = jnp.sum(fractional * integer.astype(fractional.dtype)[None, :], axis=-1)
+        phase = 2.0 * math.pi * (cycles - lax.stop_gradient(jnp.round(cycles)))  # whole cycles cost accuracy
         return (jnp.sum(jnp.cos(phase)) ** 2 + jnp.sum(jnp.sin(phase)) ** 2) / positions.shape[0]
 
     return lax.map(intensity, integers, batch_size=min(chunk, len(integers)))  # pyright: ignore[reportReturnType]
@@ -197,7 +198,7 @@ def spherical_average(
 
 
 def _share_of_bins(r: jax.Array, edges: jax.Array, broadening: jax.Array | float | None) -> jax.Array:
-    """How much of a distance, a Gaussian or a point, falls into each bin, `[bins]`."""
+    """The share of a distance, a Gaussian or a point, in each bin, `[bins]`."""
     if broadening is None:
         return jnp.where((edges[:-1] <= r) & (r < edges[1:]), 1.0, 0.0).astype(r.dtype)
     below = 0.5 * erf((edges - r) / (math.sqrt(2.0) * jnp.asarray(broadening, r.dtype)))

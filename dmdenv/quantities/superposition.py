@@ -1,4 +1,4 @@
-"""Two shapes laid over each other: the rotation and the shift that bring them closest, and what is left.
+"""Superposition of two shapes: the rotation and the shift that bring them closest, and the remaining distance.
 
 In the plane the best rotation has a closed form. With positions as complex numbers about their mean, z_i and w_i of the
 reference, the sum `S = sum_i z_i w_i*` points along it, `exp(i angle) = S / |S|`, and
@@ -15,10 +15,10 @@ from dmdenv.space import norm
 
 
 def superpose(reference: jax.Array, positions: jax.Array) -> jax.Array:
-    """The reference, turned and shifted to lie as close to the positions as it can, `[..., n, 2]`, unit length.
+    """The reference, rotated and shifted to lie as close to the positions as possible, `[..., n, 2]`, unit length.
 
-    No reflection: a shape and its mirror image differ. Differentiable but where the best rotation is not determined
-    (S = 0), where the reference is shifted only, with derivative 0 of the rotation.
+    No reflection: a shape and its mirror image differ. Differentiable except where the best rotation is not determined
+    (S = 0): there the reference is shifted only, and the derivative of the rotation is 0.
 
     Args:
         reference: `[..., n, 2]`, unit length.
@@ -29,8 +29,8 @@ def superpose(reference: jax.Array, positions: jax.Array) -> jax.Array:
     """
     w, z, centre = _about_means(reference, positions)
     cos, sin = jnp.moveaxis(_rotation(w, z), -1, 0)[..., None, None]
-    turned = jnp.concatenate([cos * w[..., :1] - sin * w[..., 1:], sin * w[..., :1] + cos * w[..., 1:]], axis=-1)
-    return centre + turned
+    rotated = jnp.concatenate([cos * w[..., :1] - sin * w[..., 1:], sin * w[..., :1] + cos * w[..., 1:]], axis=-1)
+    return centre + rotated
 
 
 def rmsd(reference: jax.Array, positions: jax.Array) -> jax.Array:
@@ -43,7 +43,7 @@ def rmsd(reference: jax.Array, positions: jax.Array) -> jax.Array:
 
 
 def _about_means(reference: jax.Array, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Both about their means, and the mean of the positions."""
+    """Both relative to their means, and the mean of the positions."""
     if reference.shape != positions.shape or reference.ndim < 2 or reference.shape[-1] != 2:
         raise ValueError(
             f"reference has shape {reference.shape} and positions {positions.shape}; must be the same [..., n, 2]"
@@ -53,7 +53,7 @@ def _about_means(reference: jax.Array, positions: jax.Array) -> tuple[jax.Array,
 
 
 def _rotation(w: jax.Array, z: jax.Array) -> jax.Array:
-    """(cos, sin) of the rotation that brings w closest to z, `[..., 2]`; (1, 0) where none is best."""
+    """(cos, sin) of the rotation that brings w closest to z, `[..., 2]`; (1, 0) where it is not determined."""
     S = jnp.stack(
         [jnp.sum(w * z, axis=(-2, -1)), jnp.sum(w[..., 0] * z[..., 1] - w[..., 1] * z[..., 0], axis=-1)], axis=-1
     )

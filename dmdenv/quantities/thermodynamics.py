@@ -1,4 +1,4 @@
-"""Energy of motion, temperature, pressure and stress.
+"""Kinetic energy, temperature, pressure and stress.
 
 With velocities v measured in the frame of the system, and the virial `W_ab = -dU/d(strain_ab)` of the potential.
 
@@ -30,7 +30,7 @@ def temperature(velocities: jax.Array, masses: jax.Array | float = 1.0, *, const
     Args:
         velocities: `[n, d]`, unit length over time.
         masses: one for all or `[n]`, unit mass.
-        constraints: degrees of freedom without motion: d where the total momentum is kept at zero.
+        constraints: removed degrees of freedom: d where the total momentum is kept at zero.
 
     Raises:
         ValueError: for constraints that leave no degree of freedom.
@@ -57,7 +57,7 @@ def pressure(
         space: a periodic one.
         positions: `[n, d]`, unit length.
         pairs: the neighbours for the potential.
-        velocities: `[n, d]`; none for particles at rest.
+        velocities: `[n, d]`, unit length / time; None for particles at rest.
         masses: one for all or `[n]`, unit mass.
 
     Raises:

@@ -2,7 +2,7 @@
 
     MSD(t) = <|r_i(s + t) - r_i(s)|^2>,    C(t) = <v_i(s + t) . v_i(s)>
 
-`mean_squared_displacement` and `velocity_autocorrelation` compare one moment with another, for use in a running
+`mean_squared_displacement` and `velocity_autocorrelation` compare two moments, for use in a running
 simulation. Their `_series` average over all time origins s of a trajectory, by fast Fourier transforms: t log t
 operations instead of t^2.
 
@@ -37,8 +37,8 @@ def velocity_autocorrelation(velocities: jax.Array, start: jax.Array) -> jax.Arr
 def mean_squared_displacement_series(trajectory: jax.Array) -> jax.Array:
     """The mean squared displacement after each lag, averaged over particles and time origins, `[t]`, unit length^2.
 
-    It is a difference of larger numbers, with an error of about the precision times the square of the distance that
-    the particles travel in all.
+    It is a difference of larger numbers: its error is about the floating-point precision times the square of the total
+    distance that particles travel.
 
     Args:
         trajectory: positions `[t, n, d]` at equal intervals, continuous in time: not wrapped into a box.
@@ -69,7 +69,7 @@ def velocity_autocorrelation_series(trajectory: jax.Array) -> jax.Array:
 
 
 def _autocorrelation(x: jax.Array) -> jax.Array:
-    """The mean over particles and origins of `x(s) . x(s + t)`; appended zeros keep the end from meeting the start."""
+    """The mean over particles and origins of `x(s) . x(s + t)`; padded with zeros, since the transform is periodic."""
     steps = x.shape[0]
     spectrum = jnp.fft.rfft(x, n=2 * steps, axis=0)
     power = jnp.mean(jnp.sum(spectrum.real**2 + spectrum.imag**2, axis=-1), axis=1)
@@ -77,7 +77,7 @@ def _autocorrelation(x: jax.Array) -> jax.Array:
 
 
 def _origins(steps: int, dtype) -> jax.Array:
-    """How many time origins there are for each lag."""
+    """The number of time origins for each lag."""
     return steps - jnp.arange(steps, dtype=dtype)
 
 

@@ -1,4 +1,4 @@
-"""The host's side of a long run: `simulate`, its checkpoints, its progress bar, and how it is interrupted."""
+"""Long runs on the host: `simulate`, its checkpoints, its progress bar, and interruption."""
 
 from dmdenv.simulation.interruption import Interrupted, Interruption
 from dmdenv.simulation.simulate import Recorder, simulate

@@ -1,9 +1,9 @@
-"""Checkpoints: a state on disk, by orbax, every bit of it.
+"""Checkpoints: a state on disk, bit for bit, by orbax.
 
 A checkpoint is a flat table from the path of a leaf (`.positions`, `.pairs.indices`) to its array, so it can be read
-without this library's classes and moves between devices. Beside it stand named items of JSON: what is static about the
-state, such as capacities that have grown. Orbax writes into a temporary folder and renames it, so that a checkpoint is
-there as a whole or not at all.
+without this library's classes and moves between devices. Named items of JSON are stored beside it: static parts of the
+state, such as capacities that have grown. Orbax writes into a temporary folder and renames it, so a checkpoint is
+complete or absent.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 
 T = TypeVar("T")
 
-KEPT = 3  # the last few checkpoints of a folder
+KEPT = 3  # checkpoints of a folder, the last ones
 
 
 @contextlib.contextmanager
@@ -30,13 +30,13 @@ def _manager(folder: Path, items: Iterable[str] = ()) -> Iterator[ocp.Checkpoint
 
 
 def save_checkpoint(folder: Path, step: int, state: object, **items: Any) -> Path:
-    """Write the state after `step` steps, delete what is older than the last few; a second call is harmless.
+    """Write the state after `step` steps, and delete all but the last few checkpoints; a second call does nothing.
 
     Args:
         folder: where the checkpoints are.
-        step: how many steps the state has seen.
+        step: the number of steps before the state.
         state: any pytree of arrays.
-        items: what else to keep, by name, as JSON knows it.
+        items: what else to store, by name, for JSON.
 
     Returns:
         The checkpoint's folder.
@@ -50,7 +50,7 @@ def save_checkpoint(folder: Path, step: int, state: object, **items: Any) -> Pat
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """The steps of which there is a whole checkpoint, in order."""
+    """The steps with a complete checkpoint, in order."""
     if not folder.is_dir():
         return []
     with _manager(folder) as manager:
@@ -72,7 +72,7 @@ def restore_checkpoint(folder: Path, step: int, template: T) -> T:
 
 
 def restore_item(folder: Path, step: int, name: str) -> Any:
-    """What was kept by this name beside the state after `step` steps.
+    """The item stored under a name beside the state after `step` steps.
 
     Raises:
         ValueError: when there is no such checkpoint.
@@ -121,7 +121,7 @@ def _raw(leaf):
 
 
 def _like(name: str, array: np.ndarray, leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
-    """The array as the leaf it was."""
+    """The array as the leaf that it was."""
     raw = jax.eval_shape(_raw, leaf)
     if (array.shape, array.dtype) != (raw.shape, raw.dtype):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, taken at a moment that suits the program."""
+"""Ctrl-C and SIGTERM, handled at a safe moment."""
 
 import os
 import signal
@@ -13,19 +13,19 @@ class Interrupted(Exception):
     """The program was asked to stop.
 
     Args:
-        signum: the signal that asked.
+        signum: the signal.
     """
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
-        self.exit_code = 128 + signum  # as a shell counts: 130 for SIGINT, 143 for SIGTERM
+        self.exit_code = 128 + signum  # as shells do: 130 for SIGINT, 143 for SIGTERM
 
 
 class Interruption:
-    """A context in which SIGINT and SIGTERM are noted, to be asked for by `check` at a safe moment.
+    """A context in which SIGINT and SIGTERM are recorded, and raised by `check` at a safe moment.
 
-    The second signal raises `Interrupted` wherever the program is. Outside of the main thread, where Python takes no
-    signals, nothing is noted.
+    The second signal raises `Interrupted` at once. Outside the main thread, where Python handles no signals, nothing is
+    recorded.
     """
 
     def __init__(self):
@@ -33,7 +33,7 @@ class Interruption:
 
     def __enter__(self) -> Self:
         main = threading.current_thread() is threading.main_thread()
-        self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS if main}
+        self._previous = {number: signal.signal(number, self._record) for number in _SIGNALS if main}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -41,13 +41,13 @@ class Interruption:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal has come."""
+        """Raise `Interrupted` if there was a signal."""
         if self.signum is not None:
             raise Interrupted(self.signum)
 
-    def _note(self, signum: int, frame: FrameType | None) -> None:
+    def _record(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
             raise Interrupted(signum)
         self.signum = signum
         # os.write, because print may be interrupted while it holds the stream's lock
-        os.write(2, b"\nstopping at the next safe moment; once more to stop at once\n")
+        os.write(2, b"\nstopping at the next safe moment; repeat to stop at once\n")

@@ -1,14 +1,14 @@
-"""The host's side of a simulation: compiled chunks, files, a progress bar, and a good end.
+"""Simulation on the host: compiled chunks, files, a progress bar, and safe interruption.
 
-The steps run in chunks of one compiled function. Between two chunks the host looks at the state:
+The steps run in chunks, by one compiled function. Between two chunks the host checks the state:
 
 - a neighbour list has overflowed: its capacities grow, and the chunk is repeated from its start;
-- a number is no longer finite: the chunk is searched for the first such step, and the simulation stops there;
-- all is well: the writers get what was observed, and from time to time a checkpoint is written.
+- a number is no longer finite: the first such step of the chunk is found, and the simulation stops there;
+- otherwise the writers receive the observations, and from time to time a checkpoint is written.
 
-The bits of a trajectory depend on the steps only, not on how they were cut into chunks, so that a simulation that goes
-on from a checkpoint is the unbroken one. (Where a list grew, pairs may stand in another order, and the order of a sum
-is part of its rounding; so chunks of the same length give the same bits.)
+A trajectory does not depend, bit for bit, on how it was cut into chunks, so a simulation that continues from a
+checkpoint equals the uninterrupted one. (Where a list has grown, pairs may be in another order, and sums round
+differently; then chunks of the same length give the same bits.)
 """
 
 import functools
@@ -36,17 +36,17 @@ ATTEMPTS = 8  # times that lists may grow in one chunk
 
 
 class Writer(Protocol):
-    """What takes the observations of each chunk: a file, a plot, a `Recorder`."""
+    """A receiver of the observations of each chunk: a file, a plot, a `Recorder`."""
 
     def __call__(self, steps: np.ndarray, observations: Any) -> None:
-        """Take m observations.
+        """Receive m observations.
 
-        A simulation that was killed, rather than interrupted, goes on from its last checkpoint and may come with
-        observations that a writer had already: the same steps, the same bits.
+        A simulation that was killed, rather than interrupted, continues from its last checkpoint and may pass
+        observations that a writer has already received: the same steps, the same bits.
 
         Args:
             steps: int64 `[m]`, the number of steps before each observation.
-            observations: the tree that `observe` gave, leaves `[m, ...]` on the host.
+            observations: the tree that `observe` returned, leaves `[m, ...]` on the host.
         """
 
 
@@ -85,37 +85,37 @@ def simulate(
     save_interval: float = 60.0,
     progress: bool = True,
 ) -> State:
-    """Run a simulation, of any length, to its end.
+    """Run a simulation of any length.
 
         state = simulate(Partial(NVE.step, nve, potential), state, 10**6, observe=energy, every=100, writers=[recorder])
 
-    Called again with the `folder` of a simulation that was interrupted, it goes on where that one stopped; with more
-    steps, it continues a finished one. Ctrl-C and SIGTERM end the chunk and, where there is a folder, leave a
-    checkpoint.
+    Called again with the `folder` of a simulation that was interrupted, it continues where that one stopped; with more
+    steps, it continues a finished one. Ctrl-C and SIGTERM stop it after the present chunk, with a checkpoint if there
+    is a folder.
 
     Args:
-        step: one time step, from state to state. Give it as `jax.tree_util.Partial` of a function and its arguments,
-            and other values of these (another potential, another time step) do not compile again.
+        step: one time step, from state to state. As a `jax.tree_util.Partial` of a function and its arguments it is
+            not compiled again for other values of these (another potential, another time step).
         state: any pytree of arrays, one system or a batch; the state before the first step.
-        steps: how many, those of a checkpoint included.
-        observe: what the writers get to see of a state, a pytree of arrays.
+        steps: how many, including those before a checkpoint.
+        observe: what the writers receive of a state, a pytree of arrays.
         every: steps from one observation to the next; the first one is made after `every` steps.
         writers: called after each chunk with `(steps, observations)`: see `Writer`.
         chunk: steps in one call of the compiled function, a multiple of `every`; about 1000 by default. Observations of
             a chunk are on the device at once.
-        folder: for checkpoints: at the end, at an interruption, at an error, and between.
+        folder: for checkpoints: at the end, at an interruption, at an error, and in between.
         save_interval: seconds between two checkpoints.
         progress: whether to show a bar, on stderr.
 
     Returns:
-        The state after all steps; its neighbour lists may have more room than those of `state`.
+        The state after all steps; its neighbour lists may have larger capacities than those of `state`.
 
     Raises:
         ValueError: for `steps` below 0, `every` below 1, a chunk that is no multiple of `every`; for a folder with
             more steps than these, or with a state of another structure.
-        ListOverflow: when a neighbour list overflows however much room it has, or had overflowed from the start.
+        ListOverflow: when a neighbour list overflows with any capacity, or has overflowed before the start.
         FloatingPointError: when a number in the state is no longer finite; the message says which and at which step.
-        Interrupted: when asked to stop.
+        Interrupted: after Ctrl-C or SIGTERM.
     """
     steps, every = Whole(at_least=0).convert("steps", steps), Whole(at_least=1).convert("every", every)
     chunk = every * max(1, round(CHUNK / every)) if chunk is None else chunk
@@ -129,7 +129,7 @@ def simulate(
     done, state = _last(folder, state)
     if done > steps:
         raise ValueError(f"steps = {steps}; must be >= {done}, the steps that {folder} holds")
-    run = _Chunks(step, observe, chunk if observe is None else every, chunk)
+    chunks = _Chunks(step, observe, chunk if observe is None else every, chunk)
     saved, saved_at = None, time.monotonic()
     try:
         with (
@@ -138,7 +138,7 @@ def simulate(
         ):
             while done < steps:
                 count = min(chunk - done % chunk, steps - done)
-                state, following, observations = run.checked(state, done, count)
+                state, following, observations = chunks.run_checked(state, done, count)
                 numbers = np.arange(done // every + 1, (done + count) // every + 1) * every
                 if observe is not None and len(numbers):
                     observed = _on_host(observations, len(numbers))
@@ -174,7 +174,7 @@ def _save(folder: Path, done: int, state: Any) -> int:
 
 
 class _Chunks:
-    """A compiled chunk, and what the host does when it went wrong."""
+    """A compiled chunk, and its repetition where it failed."""
 
     def __init__(self, step: Callable, observe: Callable | None, every: int, chunk: int):
         self.step, self.observe = _partial(step), _partial(observe or _nothing)
@@ -185,8 +185,8 @@ class _Chunks:
         static = {"every": self.every, "slots": self.slots}
         return _run(self.step, self.observe, state, jnp.int32(done % self.every), jnp.int32(count), **static)
 
-    def checked(self, state: State, done: int, count: int) -> tuple[State, State, Any]:
-        """The state, perhaps with more room in its lists; and the state and the observations `count` steps later."""
+    def run_checked(self, state: State, done: int, count: int) -> tuple[State, State, Any]:
+        """The state, perhaps with larger lists; and the state and the observations `count` steps later."""
         for _ in range(ATTEMPTS):
             after, observations = self.run(state, done, count)
             if _became_nonfinite(state, after):
@@ -216,7 +216,7 @@ class _Chunks:
 
 @functools.partial(jax.jit, static_argnames=("every", "slots"))
 def _run(step: Partial, observe: Partial, state: Any, phase: jax.Array, steps: jax.Array, *, every: int, slots: int):
-    """Some steps, with an observation whenever their number, counted from `-phase`, is a multiple of `every`."""
+    """Some steps, with an observation wherever their number, counted from `-phase`, is a multiple of `every`."""
 
     def block(carry):
         done, slot, state, observations = carry
@@ -234,7 +234,7 @@ def _run(step: Partial, observe: Partial, state: Any, phase: jax.Array, steps: j
 
 
 def _became_nonfinite(before: Any, after: Any) -> list[str]:
-    """The paths of the leaves with a number that was finite before and is not after."""
+    """The paths of the leaves with a number that was finite and is no longer."""
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(before)]
     return [path for path, found in zip(paths, _nonfinite(before, after), strict=True) if found]
 

@@ -1,4 +1,4 @@
-"""What a space is: the geometry of positions, and what neighbour lists, minimisers and files need to know of it.
+"""The interface of a space: geometry, and what neighbour lists, minimisers and files need.
 
 A new space is one class: an `OpenSpace`, whose points have no images (walls, a sphere), or a `PeriodicSpace`.
 """
@@ -23,7 +23,7 @@ class Space(Declared, abc.ABC):
 
     @abc.abstractmethod
     def displacement(self, a: jax.Array, b: jax.Array) -> jax.Array:
-        """`a - b`, or its image that stands for all of them, shape `[..., d]`, unit length."""
+        """`a - b`, or the image of it that stands for all, shape `[..., d]`, unit length."""
 
     @abc.abstractmethod
     def shift(self, positions: jax.Array, displacement: jax.Array) -> jax.Array:
@@ -31,7 +31,7 @@ class Space(Declared, abc.ABC):
 
     @abc.abstractmethod
     def wrap(self, positions: jax.Array) -> jax.Array:
-        """The images of positions `[..., d]` that stand for all of them."""
+        """The images of positions `[..., d]` that stand for all."""
 
     @abc.abstractmethod
     def largest_cutoff(self, dimension: int) -> jax.Array:
@@ -61,7 +61,7 @@ class Space(Declared, abc.ABC):
 
     @abc.abstractmethod
     def deformable(self, dimension: int) -> Self:
-        """The same space, with numbers of its own for all that `deform` may change."""
+        """The same space, with a separate number for everything that `deform` may change."""
 
     @abc.abstractmethod
     def deform(self, deformation: jax.Array, positions: jax.Array) -> tuple[Self, jax.Array]:
