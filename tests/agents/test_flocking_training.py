@@ -1,4 +1,4 @@
-"""The main job at full size: a flock trained by gradient, against doing nothing and against chance."""
+"""The main task at full size: a flock trained by gradient, against zero-action and random policies."""
 
 import jax
 import jax.numpy as jnp

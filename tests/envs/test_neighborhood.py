@@ -78,7 +78,7 @@ def test_a_list_is_incomplete_beyond_its_cutoff_and_its_capacity_until_it_has_gr
     assert small.incomplete(full, space, full.cutoff) and small.can_grow
     state = Gas(overflow=jnp.asarray(True), positions=crowd, inner={"pairs": full})
     larger = neighborhood(slack=16.0, skin_unit=unit)
-    grown = larger.with_capacity(state)
+    grown = jax.jit(larger.with_capacity)(state)
     assert not grown.overflow and not larger.can_grow
     assert listed_pairs(grown.inner["pairs"]) == close_pairs(crowd, 1.5 + skin) != listed_pairs(full)
 
