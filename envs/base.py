@@ -272,8 +272,8 @@ class Env(Declared, abc.ABC, Generic[S, P]):
         action = jnp.asarray(action)
         if action.shape != self.action_shape:
             raise ValueError(
-                f"action has shape {action.shape}; {type(self).__name__} takes {self.action_shape}, values in [-1, 1]"
-                " (for a batch of instances use jax.vmap)"
+                f"action has shape {action.shape}; must be {self.action_shape}, values in [-1, 1] (for a batch of"
+                " instances use jax.vmap)"
             )
         return action
 
@@ -316,7 +316,7 @@ def _step_env(env: Env, key: jax.Array, state: State, action: jax.Array, params:
     truncated = over & ~terminated
     taken = RESERVED & set(metrics)
     if taken:
-        raise ValueError(f"metrics has {sorted(taken)}; valid: any names but {', '.join(sorted(RESERVED))}")
+        raise ValueError(f"metrics has {sorted(taken)[0]!r}; must not be one of {', '.join(sorted(RESERVED))}")
     info = {"final_observation": obs, "overflow": state.overflow, "nonfinite": nonfinite, **metrics}
     return obs, state, reward, terminated, truncated, info
 

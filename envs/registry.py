@@ -164,7 +164,7 @@ def as_env(env: "str | Env", **config: Any) -> "Env":
         return make_env(env, **config)
     if config:
         raise ValueError(
-            f"{sorted(config)[0]!r} beside an environment; valid: dataclasses.replace(env, ...), or an id instead"
+            f"{sorted(config)[0]!r} beside an environment; must be given with an id, or to dataclasses.replace(env)"
         )
     env.prepare()
     return env

@@ -1,11 +1,14 @@
 """What the tests of packings share: sums over pairs, scores of policies, random actions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dmdenv.agents.evaluate import evaluate
 from dmdenv.agents.policies import random_policy, zero_policy
+from marks import OPTIMIZED
 
 
 def score(env, episodes, seed=0):
@@ -13,7 +16,7 @@ def score(env, episodes, seed=0):
     steps = int(env.default_params.max_steps)
     policies = {"zero": zero_policy(env), "random": random_policy(env), **env.baselines()}
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=OPTIMIZED)
     def run(chosen, key):
         def policy(key, observation):
             return jnp.stack([policy(key, observation) for policy in policies.values()])[chosen]

@@ -1,10 +1,10 @@
-"""Environments as Brax's training code knows them: `reset(rng) -> State`, `step(state, action) -> State`.
+"""Environments through the API of Brax: `reset(rng) -> State`, `step(state, action) -> State`.
 
     env = BraxEnv("flocking", boids=16)
     ppo.train(environment=env, episode_length=env.episode_length, wrap_env_fn=wrap, ...)
 
 Brax is not needed to import this: a `State` is one by its fields, an environment by its methods. Observations and
-actions are one vector each, as Brax's networks want them (`dmdenv.envs.adapters.views.centralised`).
+actions are one vector each, as Brax's networks want them (`dmdenv.envs.adapters.views.centralise`).
 
 References: `brax.envs.base`, `brax.envs.wrappers.training` of Brax 0.14.
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from dmdenv._core.in_batch import any_in_batch
 from dmdenv._core.pytree import Replaceable, pytree
-from dmdenv.envs.adapters.views import centralised
+from dmdenv.envs.adapters.views import centralise
 from dmdenv.envs.base import Env, Params
 from dmdenv.envs.registry import as_env
 
@@ -57,7 +57,7 @@ class BraxEnv:
     backend = "dmdenv"
 
     def __init__(self, env: str | Env, *, params: Params | Mapping[str, Any] | None = None, **config: Any):
-        self.env = centralised(as_env(env, **config))
+        self.env = centralise(as_env(env, **config))
         given = self.env.default_params
         given = given.replace(**params) if isinstance(params, Mapping) else given if params is None else params
         self.env.validate(jax.tree.map(np.asarray, given))
@@ -82,20 +82,20 @@ class BraxEnv:
 
     def reset(self, rng: jax.Array) -> State:
         """The start of an episode; `rng` is consumed."""
-        rng, drawn = _split(rng)
-        obs, state = self.env.reset(drawn, self.params)
+        rng, own = _split(rng)
+        obs, state = self.env.reset(own, self.params)
         zero = jnp.zeros((), obs.dtype)
         action = jnp.zeros(self.env.action_shape, obs.dtype)
-        *_, info = jax.eval_shape(self.env.step_env, drawn, state, action, self.params)
+        *_, info = jax.eval_shape(self.env.step_env, own, state, action, self.params)
         metrics = dict.fromkeys(info.keys() - _FLAGS, zero)
         flags = {"overflow": state.overflow, "nonfinite": state.nonfinite}
         return State(state, obs, zero, zero, metrics, {"rng": rng, "truncation": zero, **flags})
 
     def step(self, state: State, action: jax.Array) -> State:
         """One transition, never resetting."""
-        rng, drawn = _split(state.info["rng"])
+        rng, own = _split(state.info["rng"])
         obs, pipeline_state, reward, terminated, truncated, info = self.env.step_env(
-            drawn, state.pipeline_state, action, self.params
+            own, state.pipeline_state, action, self.params
         )
         metrics = {name: value.astype(obs.dtype) for name, value in info.items() if name not in _FLAGS}
         flags = {"overflow": info["overflow"], "nonfinite": info["nonfinite"]}
@@ -116,8 +116,8 @@ class BraxEnv:
 _FLAGS = {"final_observation", "overflow", "nonfinite"}
 
 
-class Training:
-    """A batch of instances that begin fresh episodes by themselves: what `wrap` returns.
+class TrainingWrapper:
+    """A batch of instances with a time limit and automatic resets, as `wrap` returns it.
 
     Where an episode ends, `done` is 1, `info["truncation"]` tells a time limit from an end, `obs` and `pipeline_state`
     are those of a fresh episode, and `info["final_obs"]` is the observation before. `info["steps"]` counts the steps
@@ -152,7 +152,7 @@ class Training:
         return state.replace(info={**state.info, **more})
 
     def _step(self, state: State, action: jax.Array) -> State:
-        rng, drawn = _split(state.info["rng"])
+        rng, own = _split(state.info["rng"])
         after = self.env.step(state.replace(info={**state.info, "rng": rng}), action)
         steps = state.info["steps"] * (1.0 - state.done) + 1.0
         truncation = jnp.where(steps >= self.episode_length, 1.0 - after.done, 0.0)
@@ -163,7 +163,7 @@ class Training:
         totals = {name: totals[name] * (1.0 - state.done) + new[name] for name in totals}
 
         def reset_where_done(now):
-            fresh = self.env.env.reset(drawn, self.env.params)
+            fresh = self.env.env.reset(own, self.env.params)
             return jax.tree.map(lambda a, b: jnp.where(done > 0, a, b), jax.lax.stop_gradient(fresh), now)
 
         now = after.obs, after.pipeline_state
@@ -181,8 +181,8 @@ class Training:
 
 def wrap(
     env: BraxEnv, episode_length: int = 1000, action_repeat: int = 1, randomization_fn: Callable | None = None
-) -> Training:
-    """What Brax's trainers take as `wrap_env_fn`: a batch, with a time limit and fresh episodes.
+) -> TrainingWrapper:
+    """A `wrap_env_fn` for Brax's trainers: a batch, with a time limit and fresh episodes.
 
     Args:
         env: the environment of one instance.
@@ -194,12 +194,12 @@ def wrap(
         ValueError: for another `action_repeat` or a `randomization_fn`.
     """
     if action_repeat != 1:
-        raise ValueError(f"action_repeat = {action_repeat!r}; valid: 1")
+        raise ValueError(f"action_repeat = {action_repeat!r}; must be 1")
     if randomization_fn is not None:
-        raise ValueError(f"randomization_fn = {randomization_fn!r}; valid: None")
-    return Training(env, episode_length)
+        raise ValueError(f"randomization_fn = {randomization_fn!r}; must be None")
+    return TrainingWrapper(env, episode_length)
 
 
 def _split(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-    following, drawn = jax.random.split(key)
-    return following, drawn
+    following, own = jax.random.split(key)
+    return following, own

@@ -1,9 +1,9 @@
-"""Environments as Gymnasium knows them: one at a time, and many in one compiled program.
+"""Environments through the Gymnasium API: single, and vectorised in one compiled program.
 
     gymnasium.make("dmdenv/Flocking-v0", boids=64, params={"speed": 2.0})
     gymnasium.make_vec("dmdenv/Flocking-v0", num_envs=1024)
 
-Outputs are numpy arrays of the declared types that belong to the caller.
+Outputs are NumPy arrays of the declared types; they belong to the caller.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from dmdenv.envs.adapters.instances import FRAMES_A_SECOND, Instances, Step, checked_render_mode, own_seed, random_seeds
+from dmdenv.envs.adapters.instances import RENDER_FPS, Instances, Step, check_render_mode, instance_seed, random_seeds
 from dmdenv.envs.base import Env, Params
 from dmdenv.envs.registry import as_env
 
@@ -26,7 +26,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         env: an environment, or an id that `dmdenv.make_env` takes.
         params: dynamic parameters, all of them or some by name.
         render_mode: "rgb_array", or None for no pictures.
-        max_episode_steps: a shorter name of the parameter `max_steps`.
+        max_episode_steps: another name for the parameter `max_steps`.
         config: static configuration, see the environment.
 
     `reset(options={"params": {...}})` changes parameters from then on.
@@ -35,7 +35,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         ValueError: for unknown names or bad values; the message says what is valid.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": FRAMES_A_SECOND}  # noqa: RUF012 - as in the base class
+    metadata = {"render_modes": ["rgb_array"], "render_fps": RENDER_FPS}  # noqa: RUF012 - as in the base class
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         max_episode_steps: int | None = None,
         **config: Any,
     ):
-        self.render_mode = checked_render_mode(render_mode)
+        self.render_mode = check_render_mode(render_mode)
         self.instances = Instances(as_env(env, **config), 1, params, max_episode_steps=max_episode_steps)
         self.observation_space = self.instances.env.observation_space(self.instances.params)
         self.action_space = self.instances.env.action_space(self.instances.params)
@@ -77,19 +77,19 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
 
 class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
-    """Many instances of an environment, in one compiled program.
+    """Many instances of an environment in one compiled program.
 
     An instance depends on its own seed and its own actions only. `reset(seed=s)` seeds instance i with `s + i`.
 
     Args:
         env: an environment, or an id that `dmdenv.make_env` takes.
-        num_envs: how many instances.
+        num_envs: number of instances.
         params: dynamic parameters, all of them or some by name.
         autoreset_mode: what happens where an episode has ended. "NextStep": the next step begins the next one and
             ignores the action. "SameStep": the step that ends it begins the next one, its last observation is in
             `info["final_obs"]`. "Disabled": it is up to `reset(options={"reset_mask": mask})`.
         render_mode: "rgb_array", or None for no pictures.
-        max_episode_steps: a shorter name of the parameter `max_steps`.
+        max_episode_steps: another name for the parameter `max_steps`.
         config: static configuration, see the environment.
 
     Raises:
@@ -107,7 +107,7 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         max_episode_steps: int | None = None,
         **config: Any,
     ):
-        self.num_envs, self.render_mode = num_envs, checked_render_mode(render_mode)
+        self.num_envs, self.render_mode = num_envs, check_render_mode(render_mode)
         self.mode = AutoresetMode(autoreset_mode)
         self.metadata = {**GymnasiumEnv.metadata, "autoreset_mode": self.mode}
         self.instances = Instances(as_env(env, **config), num_envs, params, max_episode_steps=max_episode_steps)
@@ -121,7 +121,7 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         options = dict(options or {})
-        where = self._checked_mask(options.pop("reset_mask")) if "reset_mask" in options else None
+        where = self._check_mask(options.pop("reset_mask")) if "reset_mask" in options else None
         _take_options(self.instances, options)
         if isinstance(seed, int | np.integer):
             super().reset(seed=int(seed))
@@ -130,25 +130,26 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             seed = [None] * self.num_envs
         if seed is not None:
             if len(seed) != self.num_envs:
-                raise ValueError(f"seed has {len(seed)} entries; valid: one for each of the {self.num_envs} instances")
+                raise ValueError(f"seed has {len(seed)} entries; must have one per instance, {self.num_envs}")
             given = np.array([s is not None for s in seed])
-            drawn = random_seeds(self.np_random, self.num_envs)
-            everybody = np.ones(self.num_envs, bool) if where is None else where
-            keep = everybody & (given | (not self.instances.started))
-            self.instances.seed([d if s is None else own_seed(s) for s, d in zip(seed, drawn, strict=True)], keep)
+            others = random_seeds(self.np_random, self.num_envs)
+            affected = np.ones(self.num_envs, bool) if where is None else where
+            keep = affected & (given | (not self.instances.started))
+            seeds = [other if own is None else instance_seed(own) for own, other in zip(seed, others, strict=True)]
+            self.instances.seed(seeds, keep)
         self._ended = np.zeros(self.num_envs, bool) if where is None else self._ended & ~where
         return self._own(self.instances.reset(where)), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         if self.mode == AutoresetMode.DISABLED and self._ended.any():
             raise ValueError(
-                f"instances {np.flatnonzero(self._ended).tolist()} have ended; valid: reset them first, by"
+                f"instances {np.flatnonzero(self._ended).tolist()} have ended; must be reset first, by"
                 ' reset(options={"reset_mask": mask})'
             )
-        again = self._ended if self.mode == AutoresetMode.NEXT_STEP else np.zeros(self.num_envs, bool)
-        step = self.instances.step(actions, again=again, autoreset=self.mode == AutoresetMode.SAME_STEP)
+        restart = self._ended if self.mode == AutoresetMode.NEXT_STEP else np.zeros(self.num_envs, bool)
+        step = self.instances.step(actions, restart=restart, autoreset=self.mode == AutoresetMode.SAME_STEP)
         self._ended = step.terminated | step.truncated
-        return self._own(step.observations), step.rewards, step.terminated, step.truncated, self._info(step, ~again)
+        return self._own(step.observations), step.rewards, step.terminated, step.truncated, self._info(step, ~restart)
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         if self.render_mode is None:
@@ -174,14 +175,14 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _own(self, observations: np.ndarray) -> np.ndarray:
         return observations.astype(self.observation_space.dtype, copy=False)
 
-    def _checked_mask(self, mask: Any) -> np.ndarray:
+    def _check_mask(self, mask: Any) -> np.ndarray:
         if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != (self.num_envs,) or not mask.any():
-            raise ValueError(f"reset_mask = {mask!r}; valid: a bool array [{self.num_envs}] with some True in it")
+            raise ValueError(f"reset_mask = {mask!r}; must be a bool array [{self.num_envs}] with some True in it")
         return mask
 
 
 def _take_options(instances: Instances, options: Mapping[str, Any] | None) -> None:
     unknown = sorted(set(options or {}) - {"params"})
     if unknown:
-        raise ValueError(f"unknown option {unknown[0]!r}; valid: params, and in a vector environment reset_mask")
+        raise ValueError(f"unknown option {unknown[0]!r}; must be params, or in a vector environment reset_mask")
     instances.set_params((options or {}).get("params"))

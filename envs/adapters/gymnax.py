@@ -1,4 +1,4 @@
-"""Environments as gymnax has them, for trainers in the manner of purejaxrl.
+"""Environments through the API of gymnax, for trainers in the manner of purejaxrl.
 
     env, env_params = make("flocking", boids=16)
     obs, state = env.reset(key, env_params)
@@ -16,7 +16,7 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 
-from dmdenv.envs.adapters.views import centralised
+from dmdenv.envs.adapters.views import centralise
 from dmdenv.envs.base import Env, Params, State
 from dmdenv.envs.registry import as_env
 
@@ -61,7 +61,7 @@ class GymnaxEnv:
 
     def __post_init__(self):
         if self.step_values not in (5, 6):
-            raise ValueError(f"step_values = {self.step_values!r}; valid: 5, with one done, or 6")
+            raise ValueError(f"step_values = {self.step_values!r}; must be 5, with one done, or 6")
 
     @property
     def name(self) -> str:
@@ -114,14 +114,14 @@ def make(
     Args:
         env: an environment, or an id that `dmdenv.make_env` takes.
         step_values: 5, `step` returns one `done` as before gymnax 1.0, or 6, `terminated` and `truncated`.
-        flat: observations and actions as one vector each, see `dmdenv.envs.adapters.views.centralised`.
+        flat: observations and actions as one vector each, see `dmdenv.envs.adapters.views.centralise`.
         config: static configuration, see the environment.
 
     Raises:
         ValueError: for unknown names or bad values; the message says what is valid.
     """
     env = as_env(env, **config)
-    adapted = GymnaxEnv(centralised(env) if flat else env, step_values)
+    adapted = GymnaxEnv(centralise(env) if flat else env, step_values)
     return adapted, adapted.default_params
 
 

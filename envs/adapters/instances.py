@@ -1,8 +1,8 @@
-"""A batch of instances on the host: numpy in, numpy out, seeds, and room that grows.
+"""A batch of instances on the host: NumPy in, NumPy out, with seeds, and capacities that grow.
 
-What every adapter stands on. All instances run in one compiled program. Each one has a random key of its own, so what
-it does depends on its seed and its actions, and neither on the other instances nor on their number. Where a static
-capacity overflows, the step is computed again with more room.
+Every adapter for the host is built on it. All instances run in one compiled program. Each has a random key of its own,
+so that what it does depends on its seed and its actions, and neither on the other instances nor on their number. Where
+a static capacity overflows, the step is repeated with a larger one.
 """
 
 import dataclasses
@@ -17,17 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.utils import seeding
 
+from dmdenv._core.fields import is_integer, shown
 from dmdenv.envs.base import Env, Params
 
 SEEDS = 2**32  # seeds of an instance are below it
-FRAMES_A_SECOND = 30  # of films, which adapters tell their libraries
+RENDER_FPS = 30  # frames per second of films, which adapters tell their libraries
 RENDER_MODES = (None, "rgb_array")
 
 _log = logging.getLogger("dmdenv")
 
 
 class Step(NamedTuple):
-    """What a step gives, arrays with a leading axis of instances; the numpy arrays are writeable copies."""
+    """The result of a step, arrays with a leading axis of instances; the NumPy arrays are writeable copies."""
 
     observations: np.ndarray
     rewards: np.ndarray  # float64 [num]
@@ -41,10 +42,10 @@ class Instances:
     """A number of instances of one environment.
 
     Args:
-        env: the environment; replaced by one with more capacity when that is needed.
-        num: how many instances.
-        params: the parameters, or some of them by name; the others are `env.default_params`.
-        max_episode_steps: a shorter name of the parameter `max_steps`.
+        env: the environment; replaced by one with larger capacities when that is needed.
+        num: number of instances.
+        params: the parameters, or some of them by name; the others are those of `env.default_params`.
+        max_episode_steps: another name for the parameter `max_steps`.
 
     Raises:
         ValueError: for an unknown parameter or a bad value; the message names it and says what is valid.
@@ -58,10 +59,10 @@ class Instances:
         *,
         max_episode_steps: int | None = None,
     ):
-        if isinstance(num, bool) or not isinstance(num, int) or num < 1:
-            raise ValueError(f"num_envs = {num!r}; valid: a whole number from 1")
+        if not is_integer(num) or num < 1:
+            raise ValueError(f"num_envs = {shown(num)}; must be an integer >= 1")
         env.prepare()
-        self.env, self.num = env, num
+        self.env, self.num = env, int(num)
         self.params = env.default_params
         self.set_params(params)
         self.set_params(None if max_episode_steps is None else {"max_steps": max_episode_steps})
@@ -69,11 +70,11 @@ class Instances:
         self._states: Any = None
 
     def set_params(self, params: Params | Mapping[str, Any] | None) -> None:
-        """Other parameters from now on; nothing is compiled anew."""
+        """Use other parameters from now on; nothing is compiled again."""
         if params is not None:
             new = self.params.replace(**params) if isinstance(params, Mapping) else params
             if type(new) is not type(self.params):
-                raise ValueError(f"params is a {type(new).__name__}; valid: a {type(self.params).__name__}")
+                raise ValueError(f"params is a {type(new).__name__}; must be a {type(self.params).__name__}, or a dict")
             self.env.validate(jax.tree.map(np.asarray, new))
             self.params = new
 
@@ -95,24 +96,24 @@ class Instances:
             return np.array(self._run(lambda programs, states: programs.begin(self._keys, self.params)))
         return np.array(self._run(lambda programs, states: programs.reset(self._keys, states, where, self.params)))
 
-    def step(self, actions: np.ndarray, *, again: np.ndarray | None = None, autoreset: bool = False) -> Step:
+    def step(self, actions: np.ndarray, *, restart: np.ndarray | None = None, autoreset: bool = False) -> Step:
         """One step of every instance.
 
         Args:
             actions: `[num, *action]`.
-            again: where to begin an episode instead; the action is ignored there, the reward is 0.
+            restart: mask `[num]`, where to begin an episode instead; the action is ignored there, the reward is 0.
             autoreset: whether to begin an episode in the same step where one ends.
         """
         self._check_started()
         actions = np.asarray(actions)
         expected = (self.num, *self.env.action_shape)
         if actions.shape != expected:
-            raise ValueError(f"actions has shape {actions.shape}; valid: {expected}, values in [-1, 1]")
+            raise ValueError(f"actions has shape {actions.shape}; must be {expected}, values in [-1, 1]")
         if autoreset:
             out = self._run(lambda programs, states: programs.autoreset(self._keys, states, actions, self.params))
         else:
-            again = np.zeros(self.num, bool) if again is None else again
-            out = self._run(lambda programs, states: programs.step(self._keys, states, actions, again, self.params))
+            restart = np.zeros(self.num, bool) if restart is None else restart
+            out = self._run(lambda programs, states: programs.step(self._keys, states, actions, restart, self.params))
         observations, rewards, terminated, truncated, info = out
         final = info.pop("final_observation", None)
         rest = jax.device_get((rewards, terminated, truncated, info))
@@ -129,10 +130,10 @@ class Instances:
         return jax.tree.map(lambda leaf: leaf[index], self._states)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, **{name: jax.tree.map(_packed, getattr(self, name)) for name in _ON_DEVICE}}
+        return {**self.__dict__, **{name: jax.tree.map(_to_host, getattr(self, name)) for name in _ON_DEVICE}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({**state, **{name: jax.tree.map(_unpacked, state[name]) for name in _ON_DEVICE}})
+        self.__dict__.update({**state, **{name: jax.tree.map(_to_device, state[name]) for name in _ON_DEVICE}})
         self.env.prepare()  # perhaps in a new process
 
     def _check_started(self) -> None:
@@ -140,9 +141,9 @@ class Instances:
             raise gymnasium.error.ResetNeeded("step and render need a reset() before them")
 
     def _run(self, program: Callable) -> Any:
-        """Run a program from the present states, with more room where that overflows; keeps keys and states.
+        """Run a program from the present states, with larger capacities where one overflows; keeps keys and states.
 
-        What it returns is on the device still.
+        The result is still on the device.
         """
         while True:
             keys, after, overflow, out = program(_programs(self.env), self._states)
@@ -153,7 +154,7 @@ class Instances:
             self.env.prepare()
             if self.started:
                 self._states = jax.jit(jax.vmap(self.env.with_capacity))(self._states)
-            _log.info("a capacity of %s overflowed; the step is repeated with more room", self.env.id)
+            _log.info("a capacity of %s overflowed; the step is repeated with a larger one", self.env.id)
 
 
 _ON_DEVICE = ("_keys", "_states")  # attributes of `Instances`
@@ -166,12 +167,12 @@ class _KeyData:
     data: np.ndarray
 
 
-def _packed(leaf: jax.Array) -> np.ndarray | _KeyData:
+def _to_host(leaf: jax.Array) -> np.ndarray | _KeyData:
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     return _KeyData(np.asarray(jax.random.key_data(leaf))) if is_key else np.asarray(leaf)
 
 
-def _unpacked(leaf: np.ndarray | _KeyData) -> jax.Array:
+def _to_device(leaf: np.ndarray | _KeyData) -> jax.Array:
     return jax.random.wrap_key_data(jnp.asarray(leaf.data)) if isinstance(leaf, _KeyData) else jnp.asarray(leaf)
 
 
@@ -180,55 +181,54 @@ class _Programs(NamedTuple):
 
     begin: Callable  # (keys, params) -> keys, states, overflow, observations
     reset: Callable  # (keys, states, where, params) -> keys, states, overflow, observations
-    step: Callable  # (keys, states, actions, again, params) -> keys, states, overflow, the rest of a step
+    step: Callable  # (keys, states, actions, restart, params) -> keys, states, overflow, the rest of a step
     autoreset: Callable  # (keys, states, actions, params) -> the same
 
 
 @functools.cache
 def _programs(env: Env) -> _Programs:
-    observed = jax.vmap(env.observe, (0, None))
-    begun = jax.vmap(env.reset, (0, None))
+    observe, reset_all = jax.vmap(env.observe, (0, None)), jax.vmap(env.reset, (0, None))
 
     def split(keys):
         pairs = jax.vmap(jax.random.split)(jax.random.wrap_key_data(keys))
         return jax.random.key_data(pairs[:, 0]), pairs[:, 1]
 
-    def chosen(where, yes, no):
+    def select(where, yes, no):
         return jax.tree.map(lambda a, b: jnp.where(where.reshape(-1, *[1] * (a.ndim - 1)), a, b), yes, no)
 
     @jax.jit
     def begin(keys, params):
-        keys, drawn = split(keys)
-        observations, states = begun(drawn, params)
+        keys, own = split(keys)
+        observations, states = reset_all(own, params)
         return keys, states, states.overflow, observations
 
     @jax.jit
     def reset(keys, states, where, params):
         following, fresh, overflow, observations = begin(keys, params)
-        following, states = chosen(where, (following, fresh), (keys, states))
-        return following, states, overflow & where, chosen(where, observations, observed(states, params))
+        following, states = select(where, (following, fresh), (keys, states))
+        return following, states, overflow & where, select(where, observations, observe(states, params))
 
     @jax.jit
-    def step(keys, states, actions, again, params):
-        keys, drawn = split(keys)
-        out = jax.vmap(env.step_env, (0, 0, 0, None))(drawn, states, actions, params)
+    def step(keys, states, actions, restart, params):
+        keys, own = split(keys)
+        out = jax.vmap(env.step_env, (0, 0, 0, None))(own, states, actions, params)
         observations, after, rewards, terminated, truncated, info = out
         # without a reset it is the observation itself, and every output costs its memory
         info = {name: value for name, value in info.items() if name != "final_observation"}
 
         def begin_again(now):
-            return chosen(again, begun(drawn, params), now)
+            return select(restart, reset_all(own, params), now)
 
         following = observations, after
-        observations, after = jax.lax.cond(jnp.any(again), begin_again, lambda now: now, following)
+        observations, after = jax.lax.cond(jnp.any(restart), begin_again, lambda now: now, following)
         overflow = info["overflow"] | after.overflow  # of the episode that ended, and of the one that began
-        rewards = jnp.where(again, 0.0, rewards)
-        return keys, after, overflow, (observations, rewards, terminated & ~again, truncated & ~again, info)
+        rewards = jnp.where(restart, 0.0, rewards)
+        return keys, after, overflow, (observations, rewards, terminated & ~restart, truncated & ~restart, info)
 
     @jax.jit
     def autoreset(keys, states, actions, params):
-        keys, drawn = split(keys)
-        observations, after, *rest = jax.vmap(env.step, (0, 0, 0, None))(drawn, states, actions, params)
+        keys, own = split(keys)
+        observations, after, *rest = jax.vmap(env.step, (0, 0, 0, None))(own, states, actions, params)
         return keys, after, rest[-1]["overflow"] | after.overflow, (observations, *rest)
 
     return _Programs(begin, reset, step, autoreset)
@@ -239,21 +239,21 @@ def _keys_of_seeds(seeds: jax.Array) -> jax.Array:
     return jax.vmap(lambda seed: jax.random.key_data(jax.random.key(seed)))(seeds)
 
 
-# --- what adapters share ----------------------------------------------------------------------------------------------
+# --- what adapters have in common -------------------------------------------------------------------------------------
 
 
-def own_seed(seed: int) -> int:
-    """The seed of the instance that a user seeds with a number, the same one through every library."""
+def instance_seed(seed: int) -> int:
+    """The seed of an instance from the number that a user gives, the same through every library."""
     return int(seeding.np_random(seed)[0].integers(SEEDS))
 
 
 def random_seeds(rng: np.random.Generator, num: int) -> list[int]:
-    """Seeds for instances that the user did not seed."""
+    """Seeds for instances that the user has not seeded."""
     return rng.integers(SEEDS, size=num).tolist()
 
 
-def checked_render_mode(mode: str | None) -> str | None:
-    """The mode; raises ValueError for one that there is not."""
+def check_render_mode(mode: str | None) -> str | None:
+    """The mode; raises ValueError for an unknown one."""
     if mode not in RENDER_MODES:
-        raise ValueError(f"render_mode = {mode!r}; valid: {', '.join(map(repr, RENDER_MODES))}")
+        raise ValueError(f"render_mode = {mode!r}; must be one of {', '.join(map(repr, RENDER_MODES))}")
     return mode

@@ -1,4 +1,4 @@
-"""Environments with many agents as PettingZoo knows them: all agents act at the same time.
+"""Environments with many agents through the parallel API of PettingZoo: all agents act at the same time.
 
     parallel_env("flocking", boids=16)
 
@@ -13,8 +13,8 @@ import numpy as np
 from gymnasium.utils import seeding
 from pettingzoo import ParallelEnv
 
-from dmdenv.envs.adapters.instances import FRAMES_A_SECOND, Instances, checked_render_mode, random_seeds
-from dmdenv.envs.adapters.views import agent_names, agent_spaces, centralised, joined, split
+from dmdenv.envs.adapters.instances import RENDER_FPS, Instances, check_render_mode, random_seeds
+from dmdenv.envs.adapters.views import agent_names, agent_spaces, centralise, join, split
 from dmdenv.envs.base import Env, Params
 from dmdenv.envs.registry import as_env
 
@@ -23,7 +23,7 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
     """One instance of an environment with agents, one for each row of its observation.
 
     The reward is the team's: each agent gets all of it. An episode ends for all agents at once. An agent's action is a
-    vector, of length 1 where the environment takes one number an agent. `state()` is what all agents observe, as one
+    vector, of length 1 where the environment takes one number per agent. `state()` is what all agents observe, as one
     vector.
 
     `reset(options={"params": {...}})` changes parameters from then on; other options are ignored, as PettingZoo's own
@@ -33,7 +33,7 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         env: an environment, or an id that `dmdenv.make_env` takes.
         params: dynamic parameters, all of them or some by name.
         render_mode: "rgb_array", or None for no pictures.
-        max_episode_steps: a shorter name of the parameter `max_steps`.
+        max_episode_steps: another name for the parameter `max_steps`.
         config: static configuration, see the environment.
 
     Raises:
@@ -49,20 +49,20 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         max_episode_steps: int | None = None,
         **config: Any,
     ):
-        self.render_mode = checked_render_mode(render_mode)
+        self.render_mode = check_render_mode(render_mode)
         env = as_env(env, **config)
         self.instances = Instances(env, 1, params, max_episode_steps=max_episode_steps)
         self.metadata = {
             "name": f"{env.id}_{env.task}_v0",
             "render_modes": ["rgb_array"],
-            "render_fps": FRAMES_A_SECOND,
+            "render_fps": RENDER_FPS,
             "is_parallelizable": True,
         }
         self.possible_agents = list(agent_names(env))
         self.agents: list[str] = []
         observations, actions = agent_spaces(env, self.instances.params)
         self.observation_spaces, self.action_spaces = {**observations}, {**actions}
-        self.state_space = centralised(env).observation_space(self.instances.params)
+        self.state_space = centralise(env).observation_space(self.instances.params)
         self._rng, _ = seeding.np_random()
         self._observation = np.zeros(env.observation_shape, self.state_space.dtype)
 
@@ -87,9 +87,9 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         self, actions: Mapping[str, np.ndarray]
     ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, bool], dict[str, bool], dict[str, dict[str, Any]]]:
         if not self.agents:
-            raise gymnasium.error.ResetNeeded("no agent is there to act; valid: reset() first")
+            raise gymnasium.error.ResetNeeded("there are no agents to act; must be reset() first")
         env = self.instances.env
-        step = self.instances.step(np.stack(joined(env, actions)).reshape(1, *env.action_shape))
+        step = self.instances.step(np.stack(join(env, actions)).reshape(1, *env.action_shape))
         info = {name: value[0].item() for name, value in step.info.items()}
         names, terminated, truncated = self.agents, bool(step.terminated[0]), bool(step.truncated[0])
         if terminated or truncated:
@@ -113,7 +113,7 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         return self.instances.render()
 
     def close(self) -> None:
-        """Nothing is to be released."""
+        """There is nothing to release."""
 
     def _observed(self, observations: np.ndarray) -> dict[str, np.ndarray]:
         own = observations[0].astype(self.state_space.dtype, copy=False)
@@ -122,5 +122,5 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
 
 
 def parallel_env(env: str | Env = "flocking", **keywords: Any) -> PettingZooEnv:
-    """What PettingZoo's environments are made by; arguments as of `PettingZooEnv`."""
+    """The usual constructor of a PettingZoo environment; arguments as for `PettingZooEnv`."""
     return PettingZooEnv(env, **keywords)

@@ -1,4 +1,4 @@
-"""Environments as Stable-Baselines3 knows them: a `VecEnv` whose instances run in one compiled program.
+"""Environments through the API of Stable-Baselines3: a `VecEnv` whose instances run in one compiled program.
 
     PPO("MlpPolicy", VecMonitor(SB3VecEnv("flocking", num_envs=64))).learn(100_000)
 
@@ -14,14 +14,14 @@ import numpy as np
 from gymnasium.utils import seeding
 from stable_baselines3.common.vec_env import VecEnv  # pyright: ignore[reportMissingImports] - an extra
 
-from dmdenv.envs.adapters.instances import Instances, checked_render_mode, own_seed, random_seeds
+from dmdenv.envs.adapters.instances import Instances, check_render_mode, instance_seed, random_seeds
 from dmdenv.envs.adapters.views import agent_names, agent_spaces
 from dmdenv.envs.base import Env, Params
 from dmdenv.envs.registry import as_env
 
 
 class SB3VecEnv(VecEnv):
-    """Many instances of an environment, in one compiled program.
+    """Many instances of an environment in one compiled program.
 
     Where an episode ends, the same step begins the next one: the last observation is in
     `infos[i]["terminal_observation"]`, and `infos[i]["TimeLimit.truncated"]` tells a time limit from an end.
@@ -33,13 +33,13 @@ class SB3VecEnv(VecEnv):
 
     Args:
         env: an environment, or an id that `dmdenv.make_env` takes.
-        num_envs: how many instances.
+        num_envs: number of instances.
         params: dynamic parameters, all of them or some by name.
         per_agent: each agent (each row of the observation) counts as an environment of its own, so that all learn one
             policy. There are then `num_envs` times n of them, those of an instance next to each other, with
             observations `[m]`, actions `[a]`, and the team's reward.
         render_mode: "rgb_array", or None for no pictures.
-        max_episode_steps: a shorter name of the parameter `max_steps`.
+        max_episode_steps: another name for the parameter `max_steps`.
         config: static configuration, see the environment.
 
     Raises:
@@ -60,7 +60,7 @@ class SB3VecEnv(VecEnv):
     ):
         env = as_env(env, **config)
         self.instances = Instances(env, num_envs, params, max_episode_steps=max_episode_steps)
-        self._render_mode = checked_render_mode(render_mode)
+        self._render_mode = check_render_mode(render_mode)
         params = self.instances.params
         if per_agent:
             first = agent_names(env)[0]
@@ -74,11 +74,12 @@ class SB3VecEnv(VecEnv):
     def reset(self) -> np.ndarray:
         self.instances.set_params(self._common_options().get("params"))
         seeds = self._seeds[:: self._rows]
-        drawn = random_seeds(seeding.np_random()[0], len(seeds))
-        given = np.array([s is not None for s in seeds])
+        others = random_seeds(seeding.np_random()[0], len(seeds))
+        given = np.array([own is not None for own in seeds])
         fresh = given | (not self.instances.started)
         if fresh.any():
-            self.instances.seed([d if s is None else own_seed(s) for s, d in zip(seeds, drawn, strict=True)], fresh)
+            seeds = [other if own is None else instance_seed(own) for own, other in zip(seeds, others, strict=True)]
+            self.instances.seed(seeds, fresh)
         self._reset_seeds()
         self._reset_options()
         self.reset_infos = [{} for _ in range(self.num_envs)]
@@ -95,10 +96,10 @@ class SB3VecEnv(VecEnv):
 
     def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
         if self._actions is None:
-            raise RuntimeError("step_wait() without actions; valid: step_async(actions) before it")
+            raise RuntimeError("step_wait() without actions; step_async(actions) must come before it")
         expected = (self.num_envs, *(self.action_space.shape or ()))
         if self._actions.shape != expected:
-            raise ValueError(f"actions has shape {self._actions.shape}; valid: {expected}, values in [-1, 1]")
+            raise ValueError(f"actions has shape {self._actions.shape}; must be {expected}, values in [-1, 1]")
         actions, self._actions = self._actions.reshape(self.instances.num, *self.instances.env.action_shape), None
         step = self.instances.step(actions, autoreset=True)
         done = step.terminated | step.truncated
@@ -121,16 +122,16 @@ class SB3VecEnv(VecEnv):
         return [self.instances.render(i) for i in range(self.instances.num)]
 
     def close(self) -> None:
-        """Nothing is to be released."""
+        """There is nothing to release."""
 
     def _common_options(self) -> dict[str, Any]:
         first, *others = self._options
         unknown = sorted(set(first) - {"params"})
         if unknown:
-            raise ValueError(f"unknown option {unknown[0]!r}; valid: params")
+            raise ValueError(f"unknown option {unknown[0]!r}; must be params")
         if any(options != first for options in others):
             raise ValueError(
-                "options differ between instances; valid: the same for all, as they share their parameters"
+                "options differ between instances; must be the same for all, as they share their parameters"
             )
         return first
 
@@ -141,7 +142,7 @@ class SB3VecEnv(VecEnv):
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         if set(self._get_indices(indices)) != set(range(self.num_envs)):
-            raise ValueError(f"indices = {indices!r}; valid: None, as all instances have the same parameters")
+            raise ValueError(f"indices = {indices!r}; must be None, as all instances have the same parameters")
         self.instances.set_params(value if attr_name == "params" else {attr_name: value})
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:

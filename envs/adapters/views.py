@@ -3,8 +3,8 @@
 An environment has agents where the rows of its observation act on their own: observations `[n, m]` with actions `[n]`
 or `[n, a]` (`Env.agents` is then n). The reward and the end of an episode are common to all of them.
 
-    flat = centralised(make_env("flocking"))     # observations [n m], actions [n]: for one controller of all
-    keyed = agent_keyed(make_env("flocking"))    # {"agent_0": [m], ...} and {"agent_0": [a], ...}
+    flat = centralise(make_env("flocking"))     # observations [n m], actions [n]: for one controller of all
+    keyed = key_by_agent(make_env("flocking"))    # {"agent_0": [m], ...} and {"agent_0": [a], ...}
 """
 
 import dataclasses
@@ -88,8 +88,8 @@ class Centralised(Env[State, Params]):
         return self.env.with_capacity(state)
 
 
-def centralised(env: Env) -> Env:
-    """The environment as one controller of everything sees it; itself where its vectors are flat already."""
+def centralise(env: Env) -> Env:
+    """The environment as a single controller sees it; itself where its vectors are flat already."""
     flat = len(env.observation_shape) == 1 and len(env.action_shape) == 1
     return env if flat else Centralised(env)
 
@@ -110,18 +110,18 @@ def agent_names(env: Env) -> tuple[str, ...]:
     if env.agents is None:
         raise ValueError(
             f"{env.id!r}, task {env.task!r}, has observations {list(env.observation_shape)} and actions"
-            f" {list(env.action_shape)}, so no agents; valid: observations [n, m] with actions [n] or [n, a]"
+            f" {list(env.action_shape)}, so no agents; must have observations [n, m] with actions [n] or [n, a]"
         )
     return tuple(f"agent_{i}" for i in range(env.agents))
 
 
 def split(env: Env, rows: Array) -> dict[str, Array]:
-    """An array with a leading axis of agents as a dict by agent; a number a row becomes a vector of length 1."""
+    """An array with a leading axis of agents as a dict by agent; one number per row becomes a vector of length 1."""
     vectors: Any = rows.reshape(len(rows), -1)
     return {name: vectors[i] for i, name in enumerate(agent_names(env))}
 
 
-def joined(env: Env, actions: Mapping[str, Any]) -> list[Any]:
+def join(env: Env, actions: Mapping[str, Any]) -> list[Any]:
     """The actions of all agents, in order.
 
     Raises:
@@ -131,8 +131,8 @@ def joined(env: Env, actions: Mapping[str, Any]) -> list[Any]:
     odd = sorted(set(names) ^ set(actions))
     if odd:
         raise ValueError(
-            f"{odd[0]!r} is {'missing from' if odd[0] in names else 'no agent, but in'} the actions; valid: an action"
-            f" for each of {names[0]} to {names[-1]}"
+            f"{odd[0]!r} is {'missing from' if odd[0] in names else 'no agent, but in'} the actions; must be an"
+            f" action for each of {names[0]} to {names[-1]}"
         )
     return [actions[name] for name in names]
 
@@ -205,12 +205,12 @@ class AgentKeyed:
     def _keyed(
         self, step: Callable, key: jax.Array, state: State, actions: Mapping[str, jax.Array], params: Any
     ) -> Any:
-        action = jnp.stack(joined(self.env, actions)).reshape(self.env.action_shape)
+        action = jnp.stack(join(self.env, actions)).reshape(self.env.action_shape)
         observation, state, reward, terminated, truncated, info = step(key, state, action, params)
         info = {**info, "final_observation": split(self.env, info["final_observation"])}
         return split(self.env, observation), state, reward, terminated, truncated, info
 
 
-def agent_keyed(env: Env) -> AgentKeyed:
+def key_by_agent(env: Env) -> AgentKeyed:
     """The environment with dicts by agent; raises ValueError for one without agents."""
     return AgentKeyed(env)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from marks import by_default
-from small_envs import SMALL, TASKS, small_env
+from probe_envs import ReadTheCue
+from small_envs import SMALL, TASKS, unprepared
 
 pytest.importorskip("pettingzoo")
 from pettingzoo.test import parallel_api_test, parallel_seed_test
@@ -17,16 +18,19 @@ from pettingzoo.test import parallel_api_test, parallel_seed_test
 from dmdenv.envs.adapters.gymnasium import GymnasiumEnv
 from dmdenv.envs.adapters.pettingzoo import PettingZooEnv, parallel_env
 
-FLOCK = {"boids": 5, "params": {"max_steps": 3}}
-
-
+# tasks with agents; by default a probe, which compiles in a second
+CUE = ("read_the_cue", "probe")
 with_agents = pytest.mark.parametrize(
-    ("id", "task"), by_default([task for task in TASKS if small_env(*task).agents], ("flocking", "align"))
+    ("id", "task"), by_default([CUE, *(task for task in TASKS if unprepared(*task).agents)], CUE)
 )
 
 
-def make(id, task):
-    return PettingZooEnv(id, task=task, params={"max_steps": 6}, **SMALL[id, task])
+def make(id, task, cls=PettingZooEnv):
+    env = cls(id, task=task, params={"max_steps": 6}, **SMALL.get((id, task), {}))
+    if cls is PettingZooEnv:
+        for i, name in enumerate(env.possible_agents):
+            env.action_space(name).seed(i)
+    return env
 
 
 @with_agents
@@ -39,7 +43,7 @@ def test_pettingzoos_own_tests_pass(id, task):
 
 @with_agents
 def test_it_does_what_the_gymnasium_environment_does(id, task):
-    env, reference = make(id, task), GymnasiumEnv(id, task=task, params={"max_steps": 6}, **SMALL[id, task])
+    env, reference = make(id, task), make(id, task, GymnasiumEnv)
     observations, infos = env.reset(seed=3)
     expected, _ = reference.reset(seed=3)
     for t in range(6):
@@ -61,8 +65,8 @@ def test_it_does_what_the_gymnasium_environment_does(id, task):
 
 
 def test_parameters_and_pictures_and_copies():
-    env = parallel_env(render_mode="rgb_array", **FLOCK)
-    assert str(env) == "flocking_align_v0" and env.max_num_agents == 5 and env.num_agents == 0
+    env = parallel_env(ReadTheCue(rows=5), render_mode="rgb_array", params={"max_steps": 3})
+    assert str(env) == "read_the_cue_probe_v0" and env.max_num_agents == 5 and env.num_agents == 0
     env.reset(seed=0, options={"params": {"max_steps": 1}})
     picture = env.render()
     assert picture is not None and picture.dtype == np.uint8 and picture.shape[2] == 3
@@ -80,10 +84,10 @@ def test_parameters_and_pictures_and_copies():
 
 
 def test_misuse_is_refused():
-    with pytest.raises(ValueError, match=r"'trap_drag', task 'drag', has .* no agents; valid: observations \[n, m\]"):
+    with pytest.raises(ValueError, match=r"'trap_drag', task 'drag', has .* no agents; must have observat"):
         parallel_env("trap_drag")
-    env = parallel_env(**FLOCK)
-    with pytest.raises(gymnasium.error.ResetNeeded, match=r"no agent is there to act; valid: reset\(\) first"):
+    env = parallel_env(ReadTheCue())
+    with pytest.raises(gymnasium.error.ResetNeeded, match=r"there are no agents to act; must be reset\(\) first"):
         env.step({})
     env.reset(seed=0)
     with pytest.raises(ValueError, match="'agent_0' is missing from the actions"):

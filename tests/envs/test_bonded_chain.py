@@ -46,9 +46,7 @@ ENVS = {
     "swim": ChainSwim(beads=6, substeps=50),
     "fold": ChainFold(beads=8, groups=4, substeps=20),
 }
-# programs that run for a moment: two thirds of their time would go into optimising them
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-STEPS = {task: jax.jit(env.step_env, compiler_options=QUICK) for task, env in ENVS.items()}
+STEPS = {task: jax.jit(env.step_env) for task, env in ENVS.items()}
 
 
 def begin(task, p):
@@ -78,7 +76,7 @@ def begin(task, p):
 def started(task):
     """A state after one step, with an action behind it."""
     env = ENVS[task]
-    first = jax.jit(functools.partial(begin, task), compiler_options=QUICK)(env.default_params)
+    first = jax.jit(functools.partial(begin, task))(env.default_params)
     return STEPS[task](jax.random.key(1), first, random_action(env, 3), env.default_params)[1]
 
 
@@ -130,7 +128,7 @@ def test_a_step_is_that_of_the_cores_integrator_in_the_cores_potentials(task):
 
     found = STEPS[task](key, state, action, p)[1]
     noise = jax.random.split(key)[0] if task == "reach" else key
-    core = jax.jit(steps, compiler_options=QUICK)(noise, state, action, p)
+    core = jax.jit(steps)(noise, state, action, p)
     assert np.max(np.abs(core.positions - state.positions)) > 1e-3
     assert_allclose(found.positions, core.positions, atol=1e-11)
     assert_allclose(found.motion.velocities, core.velocities, atol=1e-10)
@@ -302,7 +300,7 @@ def test_gradients_of_a_return_agree_with_central_differences(task):
     shifts = {name: jnp.zeros((env.beads, 2)) for name in fields}
     point = actions, shifts, jnp.stack([getattr(params, name) for name in names])
     # one program for both: compiling is what takes time
-    program = jax.jit(jax.value_and_grad(total), compiler_options=QUICK)
+    program = jax.jit(jax.value_and_grad(total))
     gradient = program(point)[1]
     assert all(np.all(np.any(g != 0)) for g in jax.tree.leaves(gradient))
     for part in range(3):

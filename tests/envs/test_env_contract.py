@@ -154,5 +154,5 @@ def test_unknown_tasks_and_configuration_fields_are_refused_with_the_valid_ones(
 
 
 def test_an_action_of_the_wrong_shape_is_refused(any_name):
-    with pytest.raises(ValueError, match=r"action has shape \(5, 7\); .* takes .*jax.vmap"):
+    with pytest.raises(ValueError, match=r"action has shape \(5, 7\); must be .*jax.vmap"):
         unprepared(*any_name).step(jax.random.key(1), None, jnp.zeros((5, 7)))

@@ -1,5 +1,7 @@
 """Pools of initial states: prepared once on the host, drawn from by pure functions."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 import dmdenv
 from dmdenv.envs import pool
-from dmdenv.envs.bonded_chain.swim import ChainSwim
+from probe_envs import PointMass
 
 CALLS = []
 
@@ -43,10 +45,25 @@ def test_nothing_is_prepared_while_tracing(trace):
     assert not CALLS
 
 
+@dataclasses.dataclass(frozen=True)
+class Pooled(PointMass):
+    """A mass whose starts come from a pool."""
+
+    size: int = 3
+
+    def prepare(self):
+        super().prepare()
+        pool.prepare(squares, self.size)
+
+    def initial_state(self, key, params):
+        position = pool.draw(key, squares, self.size)["square"]
+        return super().initial_state(key, params).replace(position=position)
+
+
 def test_an_environment_by_its_id_is_prepared_and_any_other_at_its_first_reset():
-    env = dmdenv.make_env("bonded_chain", task="swim", beads=4)
-    jax.eval_shape(env.reset, jax.random.key(0))
-    other = ChainSwim(beads=3)
+    dmdenv.register("pooled", Pooled)
+    jax.eval_shape(dmdenv.make_env("pooled").reset, jax.random.key(0))
+    other = Pooled(size=8)
     with pytest.raises(RuntimeError, match="is not prepared"):
         jax.eval_shape(other.reset, jax.random.key(0))
     other.reset(jax.random.key(0))

@@ -70,6 +70,14 @@ def test_gymnasium_knows_every_task_by_its_own_id():
         assert gymnasium.spec(entry.gymnasium_id).kwargs == {"env": entry.id, "task": entry.task}
 
 
+def test_the_page_on_gymnasium_lists_them_all():
+    page = (ROOT / "docs" / "gymnasium.md").read_text()
+    for entry in registry.BUILT_IN:
+        first = dmdenv.registered_tasks(entry.id)[0] == entry.task
+        made = f'make_env("{entry.id}")' if first else f'make_env("{entry.id}", task="{entry.task}")'
+        assert f"| `{entry.gymnasium_id}` | `{made}` |" in page
+
+
 # --- a class of one's own ---------------------------------------------------------------------------------------------
 
 
