@@ -1,6 +1,6 @@
 """Two ways to compute a sum over neighbours: a sweep over neighbour columns, for CPUs, and one fused reduction.
 
-Arrays of features are `[*s, n, m]` here, for n particles in each of m instances. The instances stand last, so that a
+Arrays of features are `[*s, n, m]` here, for n particles in each of m instances. The instances are last, so that a
 column of all of them is one contiguous piece, however small a system is; both axes together are the particles of
 `dmdenv.neighbors.particles_last`. Values that all particles share are `[*s]`, and those of an instance `[*s, m]`.
 """
@@ -17,8 +17,8 @@ from dmdenv._core.materialize import materialize
 from dmdenv.neighbors.kernel import Kernel
 from dmdenv.neighbors.particles_last import Mapped, Value, join, split, take
 
-_BLOCK = 8_192  # particles of all instances whose sums are formed at once: what they read stays in a processor's cache
-_LIST_BLOCK = 131_072  # the same with a list, whose columns are read from memory: a longer piece of each is faster
+_BLOCK = 8_192  # particles of all instances that are summed over at once: what they read stays in the cache
+_LIST_BLOCK = 131_072  # the same with a list, whose columns are read from memory: longer pieces are faster
 _AT_ONCE = range(48, 400)  # particles of one system for which a loop over its short columns costs more than it saves
 
 

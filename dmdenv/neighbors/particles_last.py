@@ -1,9 +1,9 @@
 """Evaluate a function of one pair for all particles at once, with the particle axes last.
 
-`jax.vmap` chooses where a batch axis stands operation by operation; inside a pair function it mixes `[n, 3]` with
+`jax.vmap` chooses the place of a batch axis operation by operation; inside a pair function it mixes `[n, 3]` with
 `[3, n]`, and the transposes cost ten times the arithmetic. Here the particle axes stay last, so that each operation is
-a contiguous loop over particles, and a small vector or matrix of the function is taken apart: each of its components
-is an array over the particles of its own. So sums over components, slices and products of small matrices become plain
+a contiguous loop over particles, and small vectors and matrices are taken apart: each component is an array of its own
+over the particles. So sums over components, slices and products of small matrices become plain
 arithmetic, which a CPU's compiler vectorises; within one array it vectorises none of them. What does not depend on the
 particle is computed once.
 """

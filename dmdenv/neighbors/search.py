@@ -190,7 +190,8 @@ def _read_out(tested: _Tested, into: jax.Array, first: jax.Array) -> Neighbors:
     own = first + lane
 
     def put(indices, c, column):
-        return lax.dynamic_update_slice(indices, column[None, :], (lax.convert_element_type(c, jnp.int32), first))
+        c = lax.convert_element_type(c, jnp.int32)  # eager loops count in int64 where that is the default
+        return lax.dynamic_update_slice(indices, column[None, :], (c, first))
 
     def read_column(c, carry):
         indices, left, word, s = carry

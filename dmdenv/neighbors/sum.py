@@ -17,7 +17,7 @@ So derivatives of any order, forward and reverse, are neighbour sums again, and 
 What a kernel closes over (a box, a coefficient) is an operand like the features and has derivatives too.
 
 The kernel is traced for both particles of a pair, as `k(x_i, x_j)` and `k(x_j, x_i)`. With a parity p,
-`k(b, a) = p k(a, b)`, the second is the first but for a factor, so that each pair is evaluated once, and so are its
+`k(b, a) = p k(a, b)`, the second is p times the first, so that each pair is evaluated once, and so are its
 derivatives: the kernel of the cotangent is then `d1 k(x_i, x_j)^T (g_i + p g_j)`. How the sum is computed on a platform
 is in `dmdenv.neighbors.lowering`.
 """
@@ -49,11 +49,11 @@ def neighbor_sum(
     and in each of its derivatives, so they may be infinite or NaN. A neighbour list holds pairs somewhat beyond its
     cutoff, so a kernel with a finite range must vanish by itself outside of it.
 
-    A kernel that uses one comparison in two `jnp.where`, of which the inner one keeps an argument in its domain, should
-    put the border of the range in its place, not just any number: a compiler may evaluate the comparison twice with
-    different roundings, and then gives the value of what stood in.
+    A kernel that uses one comparison in two `jnp.where`, the inner one to keep an argument in its domain, should
+    substitute a value just inside the cutoff, not an arbitrary one: a compiler may evaluate the comparison twice with
+    different roundings, and then returns the result of the substitute.
 
-    Call it under `jax.jit`: each call traces the kernel anew.
+    Call it under `jax.jit`: each call traces the kernel again.
 
     Args:
         kernel: the contribution of one pair; takes the features of particle i and of particle j (the tree of
@@ -68,9 +68,9 @@ def neighbor_sum(
         The kernel's output tree, each leaf summed over the neighbours, `[n, ...]`.
 
     Raises:
-        ValueError: features without leaves or with different numbers of particles, or not as many as the list's; a
-            parity other than -1, 0, 1.
-        TypeError: a kernel that returns anything but numbers.
+        ValueError: for features without leaves, with different numbers of particles, or with another number than the
+            list has; for a parity other than -1, 0, 1.
+        TypeError: for a kernel that returns anything but numbers.
     """
     leaves, tree = jax.tree.flatten(features)
     leaves = [jnp.asarray(x) for x in leaves]
