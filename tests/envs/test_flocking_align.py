@@ -14,7 +14,6 @@ from dmdenv.envs.flocking.parameters import BoidParams
 from dmdenv.neighbors import AllPairs
 from dmdenv.space import Free
 from flock_checks import KEY, make, measured, notebook_flock
-from marks import by_default
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -49,9 +48,7 @@ def notebook_step(state, params):
     }
 
 
-@pytest.mark.parametrize(
-    ("pairs", "seed"), by_default([("all", 0), ("all", 1), ("list", 0), ("list", 1)], ("all", 0), ("all", 1))
-)
+@pytest.mark.parametrize(("pairs", "seed"), [("all", 0), ("all", 1), ("list", 0), ("list", 1)])
 def test_a_step_follows_the_energies_of_jax_mds_notebook(pairs, seed):
     """The notebook's simulation (200 boids, 5 obstacles, a predator; crowded here) is one configuration of ours."""
     env, params = notebook_flock(pairs)
@@ -176,7 +173,7 @@ def observed_by_hand(state, params, boid, k):
     return np.concatenate(rows)
 
 
-@pytest.mark.parametrize("pairs", by_default(["all", "list"], "all"))
+@pytest.mark.parametrize("pairs", ["all", "list"])
 def test_a_boid_observes_its_nearest_neighbours_in_its_own_frame(pairs):
     env, params = notebook_flock(pairs)
     obs, state = env.reset(jax.random.key(4), params)
@@ -222,10 +219,10 @@ def test_nor_do_they_in_free_space():
 # --- lists, capacities and bad input ----------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_lists_and_all_pairs_give_the_same_steps():
-    """So long ones that the list is rebuilt on the way."""
-    params = notebook_flock()[1].replace(turn_rate=0.2, dt=4.0)
+    """So fast that the list is rebuilt on the way, by rules so weak that rounding does not grow."""
+    weak = {"avoidance": 1.0, "alignment": 1.0, "cohesion": 0.05, "chase": 0.1}
+    params = notebook_flock()[1].replace(**{**OFF, **weak}, turn_rate=0.2, speed=50.0)
     found = []
     for pairs in ("all", "list"):
         env, _ = notebook_flock(pairs)
@@ -258,7 +255,6 @@ def test_a_range_beyond_half_the_box_sets_the_overflow_flag():
         assert bool(at_reset(changed)) is bool(after_a_step(state, changed)) is too_long
 
 
-@pytest.mark.slow
 def test_a_range_beyond_that_of_the_list_sets_the_overflow_flag():
     env, params = notebook_flock("list")
     _, state = env.reset(KEY, params.replace(perception=50.0))
