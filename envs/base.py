@@ -1,7 +1,7 @@
-"""The environment contract: what every environment is, and what all of them share.
+"""The interface of environments: what each of them provides, and what all of them share.
 
-An environment writes its physics in three methods (`initial_state`, `advance`, `observe`); time limit, flags,
-`info` and auto-reset are here, once.
+The physics of an environment is in three methods (`initial_state`, `advance`, `observe`); time limit, flags, `info` and
+automatic resets are implemented here, once. `dmdenv.check_env` checks an environment against it.
 """
 
 import abc
@@ -70,8 +70,8 @@ def _off() -> jax.Array:
 class State(Replaceable):
     """Base of an environment's states: frozen pytrees of arrays. All shapes are for one instance.
 
-    A subclass adds the fields of its physics, without defaults; `DriftState(positions=x)` is one at the start of an
-    episode. The fields below are the contract's: whatever `advance` returns, time goes on, and flags stay up.
+    A subclass adds the fields of its physics, without defaults: `DriftState(positions=x)` is a state at the start of an
+    episode. `step` maintains the fields below, whatever `advance` returns: time is counted, and flags are sticky.
     """
 
     # int32 [], steps since the reset
@@ -95,7 +95,7 @@ class CapacityExceeded(RuntimeError):
 
 
 class Transition(NamedTuple, Generic[S]):
-    """What `advance` returns: the physics of one step, before the contract's bookkeeping."""
+    """The result of `advance`: the physics of one step, without time limit and flags."""
 
     state: S
     reward: jax.Array  # float []
@@ -106,11 +106,10 @@ class Transition(NamedTuple, Generic[S]):
 class Env(Declared, abc.ABC, Generic[S, P]):
     """A frozen, hashable description of an environment: its static configuration and its pure functions.
 
-    Its fields are declared by `whole`, `real` and `choice` of `dmdenv._core.fields`, which check them at construction.
-
-    Everything that may change without recompilation is in `Params`. All methods but `render` are pure, so they can be
-    jitted, vmapped, scanned and differentiated; `reset`, `step` and `step_env` are compiled at their first call. Keys
-    are consumed.
+    A subclass is a frozen dataclass whose fields are declared by `whole`, `real` and `choice` (`dmdenv.envs`), which
+    check them at construction. Everything that may change without recompilation is in `Params`. The functions of states
+    are pure, so they can be jitted, vmapped, scanned and differentiated; `reset`, `step` and `step_env` are compiled at
+    their first call. Keys are consumed.
     """
 
     finite_horizon: ClassVar[bool] = False  # whether the end at `max_steps` belongs to the task, and is no time limit
@@ -158,7 +157,7 @@ class Env(Declared, abc.ABC, Generic[S, P]):
         """Check parameters (numpy leaves) against each other and against the configuration; raises ValueError."""
 
     def prepare(self) -> None:
-        """Compute on the host what initial states are made of: capacities of lists, pools. Quick where it was done.
+        """Compute on the host what a reset needs: capacities of lists, pools of initial states. Quick the second time.
 
         `make_env`, the adapters and a `reset` that is not being traced do so; call it for an environment that was made
         otherwise, before `reset` is compiled. An environment with a pool (`dmdenv.envs.pool`) extends it.
@@ -166,7 +165,7 @@ class Env(Declared, abc.ABC, Generic[S, P]):
         if self.neighborhood is not None:
             self.neighborhood.prepare()
 
-    # static capacities: whoever runs the loop on the host grows them where `overflow` is set, and repeats the steps
+    # static capacities: loops on the host enlarge them where `overflow` is set, and repeat the steps
 
     @functools.cached_property
     def neighborhood(self) -> Neighborhood | None:
@@ -213,7 +212,7 @@ class Env(Declared, abc.ABC, Generic[S, P]):
     def row_action(self) -> tuple[int, ...] | None:
         """The shape of the action that belongs to one row (the last axis) of an observation.
 
-        What is left of the action's shape behind the observation's rows: `[m]` and `[a]` give `(a,)`, `[n, m]` and
+        It is the rest of the action's shape behind the observation's rows: `[m]` and `[a]` give `(a,)`, `[n, m]` and
         `[n]` give `()`, `[n, m]` and `[n, a]` give `(a,)`. None where the action has other rows.
         """
         rows = self.observation_shape[:-1]
@@ -222,7 +221,7 @@ class Env(Declared, abc.ABC, Generic[S, P]):
 
     @functools.cached_property
     def agents(self) -> int | None:
-        """How many agents there are: n where observations are `[n, m]` and actions `[n]` or `[n, a]`, else None."""
+        """Number of agents: n where observations are `[n, m]` and actions `[n]` or `[n, a]`, else None."""
         several = len(self.observation_shape) == 2 and self.row_action is not None
         return self.observation_shape[0] if several else None
 
@@ -286,7 +285,7 @@ class Env(Declared, abc.ABC, Generic[S, P]):
         return params
 
 
-# --- the pure functions, compiled for who calls them one by one; inside of other compiled code they leave no trace ----
+# --- the pure functions: compiled where they are called one by one, inlined into other compiled code ------------------
 
 _compiled = functools.partial(jax.jit, static_argnums=0, inline=True)
 

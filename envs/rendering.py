@@ -195,7 +195,7 @@ def bars(values: np.ndarray, low: np.ndarray, high: np.ndarray, *, caption: str)
     """A picture of numbers: a bar for each, upwards or downwards from the middle of its range; 640 x 640.
 
     Args:
-        values: `[m]`, or `[rows, m]` with a colour per row.
+        values: `[m]`, or `[rows, m]` with a colour per row; a red cross stands for NaN.
         low: least values, of the same shape; where they or the greatest are infinite, so is the range: x / (1 + |x|).
         high: greatest values.
         caption: a line of text.
@@ -203,13 +203,17 @@ def bars(values: np.ndarray, low: np.ndarray, high: np.ndarray, *, caption: str)
     values = np.asarray(values, float)
     bounded = np.isfinite(low) & np.isfinite(high)
     low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
-    shares = np.where(bounded, 2 * (values - low) / (high - low) - 1, values / (1 + np.abs(values)))
-    rows = np.clip(np.nan_to_num(shares), -1.0, 1.0).reshape(values.shape[0] if values.ndim > 1 else 1, -1)
+    with np.errstate(invalid="ignore"):  # an infinite value without a range has no bar, as NaN
+        shares = np.where(bounded, 2 * (values - low) / (high - low) - 1, values / (1 + np.abs(values)))
+    rows = np.clip(shares, -1.0, 1.0).reshape(values.shape[0] if values.ndim > 1 else 1, -1)
     canvas = Canvas(np.array([-0.05, -0.55]), 1.1)
     at = (np.arange(rows.size) + 0.5) / rows.size
     colors = [color for color in colors_between(len(rows)) for _ in range(rows.shape[1])]
     for x, share, color in zip(at, rows.ravel(), colors, strict=True):
-        canvas.bond(np.array([x, 0.0]), np.array([0.0, 0.45 * share]), color, 0.7 / rows.size)
+        if np.isnan(share):
+            canvas.cross(np.array([x, 0.0]), 0.7 / rows.size, "#ff4d5e")
+        else:
+            canvas.bond(np.array([x, 0.0]), np.array([0.0, 0.45 * share]), color, 0.7 / rows.size)
     canvas.line(np.array([[0.0, 0.0], [1.0, 0.0]]), _TEXT, 1)
     canvas.caption(caption)
     return canvas.image()

@@ -44,7 +44,11 @@ def actions_of(env, *batch):
 
 
 def test_the_contract_is_kept(name):
-    dmdenv.check_env(small_env(*name))
+    env = small_env(*name)
+    params = env.default_params
+    if name == ("soft_sphere_packing", "design"):  # the derivative of a minimum is as exact as the minimum
+        env, params = dataclasses.replace(env, relaxation_steps=3000), params.replace(force_tolerance=1e-10)
+    dmdenv.check_env(env, params=params)
 
 
 # --- more than `check_env` asks for -----------------------------------------------------------------------------------

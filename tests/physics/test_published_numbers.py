@@ -84,6 +84,7 @@ def check_fluid(averages, *, energy: float, pressure: float, energy_spread: floa
     check("pressure", p, p_error, pressure, 4 * p_error + pressure_spread)
 
 
+@pytest.mark.slow
 def test_a_short_simulation_has_the_energy_and_pressure_of_nist():
     thermostat = NoseHoover(dt=0.005, temperature=0.85, relaxation_time=0.2)
     averages = fluid_averages(thermostat, count=256, density=0.776, cutoff=3.0, equilibration=1000, steps=3000)

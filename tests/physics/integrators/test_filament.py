@@ -100,6 +100,7 @@ def test_without_anisotropy_it_is_the_brownian_dynamics_of_the_core():
     np.testing.assert_allclose(spreads[0][3:], spreads[1][3:], rtol=0.04)
 
 
+@pytest.mark.slow
 def test_a_rod_diffuses_more_easily_along_itself_than_across_and_turns():
     """D = T / (n m gamma), T / (a n m gamma), and T / (a m gamma sum s^2) of the angle, from short paths."""
     n, a, T, dt, copies = 5, 2.0, 0.01, 0.002, 8_000
@@ -118,6 +119,7 @@ def test_a_rod_diffuses_more_easily_along_itself_than_across_and_turns():
         np.testing.assert_allclose(found.var(), 2 * D * t, rtol=4 * np.sqrt(2 / copies) + 0.01)
 
 
+@pytest.mark.slow
 def test_equilibrium_has_the_drift_of_a_mobility_that_depends_on_the_configuration():
     """A dumbbell of a soft bond: p(r) ~ r exp(-k (r - 1)^2 / 2 T); without the drift T div M it were r^(1 / a) ...
 
