@@ -22,7 +22,7 @@ from dmdenv._core.in_batch import any_in_batch
 from dmdenv._core.pytree import pytree, static
 from dmdenv.neighbors.bits import WORD
 from dmdenv.neighbors.cells import choose_cells
-from dmdenv.neighbors.pairs import ROUNDING, AllPairs, Pairs, beyond_limit
+from dmdenv.neighbors.pairs import AllPairs, Pairs, beyond_limit, rounding
 from dmdenv.neighbors.particles_last import over_particles, split
 from dmdenv.neighbors.search import Neighbors, find_neighbors
 from dmdenv.space import Space, squared_distance
@@ -208,7 +208,8 @@ def update(pairs: P, space: Space, positions: jax.Array) -> P:
 
 def _flag_long_cutoff(neighbors: NeighborList, space: Space) -> NeighborList:
     """The list, with its flag set where the cutoff is too long for the box."""
-    fits = neighbors.cutoff <= space.largest_cutoff(neighbors.positions.shape[1]) * (1 + ROUNDING)
+    limit = space.largest_cutoff(neighbors.positions.shape[1])
+    fits = neighbors.cutoff <= limit * (1 + rounding(jnp.result_type(neighbors.cutoff, limit)))
     return neighbors.replace(overflow=neighbors.overflow | ~fits)
 
 

@@ -8,11 +8,10 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.space import Space
-
-ROUNDING = 1e-6  # relative: cutoffs are computed from other numbers
 
 
 class Pairs(Replaceable, abc.ABC):
@@ -108,4 +107,9 @@ def beyond_limit(cutoff: jax.Array | float, limit: Callable[[], jax.Array]) -> t
     if isinstance(cutoff, jax.core.Tracer) or isinstance(known, jax.core.Tracer):
         return None
     longest, shortest = float(np.max(np.asarray(cutoff))), float(np.min(np.asarray(known)))
-    return (longest, shortest) if longest > shortest * (1 + ROUNDING) else None
+    return (longest, shortest) if longest > shortest * (1 + rounding(jnp.result_type(cutoff, known))) else None
+
+
+def rounding(dtype: DTypeLike) -> float:
+    """How far two cutoffs may differ, relative to each other, that are computed from the same numbers."""
+    return 4 * float(jnp.finfo(dtype).eps)

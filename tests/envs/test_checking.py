@@ -365,6 +365,38 @@ class OtherInABatch(Spring):
         return transition._replace(reward=twice_in_a_batch(transition.reward))
 
 
+@custom_vmap
+def without_the_mean(x):
+    return x
+
+
+@without_the_mean.def_vmap
+def _(axis_size, in_batched, x):
+    return x + 0.0 * jnp.mean(x), in_batched[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class MixesInstances(Spring):
+    def advance(self, key, state, action, params):
+        transition = super().advance(key, state, action, params)
+        return transition._replace(reward=without_the_mean(transition.reward))
+
+
+class AsGiven(SpringParams):
+    def replace(self, **changes):
+        copy = super().replace(**changes)
+        for name, value in changes.items():
+            object.__setattr__(copy, name, value)
+        return copy
+
+
+@dataclasses.dataclass(frozen=True)
+class CompilesAnew(Spring):
+    @property
+    def default_params(self):
+        return AsGiven(max_steps=20)
+
+
 @dataclasses.dataclass(frozen=True)
 class OtherWhenEager(Spring):
     def advance(self, key, state, action, params):
@@ -393,6 +425,8 @@ class SinglePrecision(Spring):
 
 PROGRAMS = [
     (OtherInABatch, r"one instance and the same one in a batch differ: \[2\] differs by"),
+    (MixesInstances, "a NaN in one instance changes another one"),
+    (CompilesAnew, "step is compiled anew where a parameter changes"),
     (OtherWhenEager, "advance and observe, compiled and eager, differ: the observation"),
     (ChangesItsState, "advance, observe or initial_state changes its arguments"),
     (GreyPicture, r"render returns no image, uint8 \[H, W, 3\]"),

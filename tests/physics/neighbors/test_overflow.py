@@ -169,6 +169,19 @@ def test_half_of_the_box_is_a_valid_cutoff():
     assert not allocate(Periodic(0.6), X, cutoff=0.3, skin=0.0).overflow
 
 
+@pytest.mark.parametrize("x64", [False, True])
+def test_a_cutoff_may_exceed_half_of_the_box_by_rounding_and_no_more(x64):
+    with jax.enable_x64(x64):
+        space = Periodic(0.6)
+        half, eps = float(space.box) / 2, float(jnp.finfo(space.box.dtype).eps)
+        neighbors = allocate(space, X.astype(float), cutoff=half * (1 + 2 * eps), skin=0.0)
+        assert not neighbors.overflow
+        with pytest.raises(ValueError, match=r"cutoff = 0\.3; must be at most 0\.3"):
+            allocate(space, X.astype(float), cutoff=half * (1 + 8 * eps), skin=0.0)
+        longer = neighbors.replace(cutoff=neighbors.cutoff * (1 + 8 * eps))
+        assert update(longer, space, X.astype(float)).overflow
+
+
 @pytest.mark.parametrize("traced", ["positions", "box", "cutoff"])
 def test_allocate_refuses_to_be_traced(traced):
     def allocated(value):
