@@ -98,7 +98,7 @@ def _drop_oldest(folder: pathlib.Path) -> None:
 
 
 _MAPPINGS = pathlib.Path("/proc/self/maps")  # on Linux
-_MOST_MAPPINGS = 30_000  # of 65,530, beyond which Linux gives no memory and the compiler crashes
+_MOST_MAPPINGS = 45_000  # of 65,530, beyond which Linux gives no memory and the compiler crashes
 _EVERY = 8  # tests: to count mappings takes some milliseconds
 _tests = itertools.count()
 

@@ -12,6 +12,7 @@ from dmdenv.integrators import NVE, Brownian, Bussi, Filament, Langevin, NoseHoo
 from dmdenv.neighbors import Pairs
 from dmdenv.potentials import Potential, lennard_jones
 from dmdenv.space import Periodic, Space
+from marks import OPTIMIZED
 
 FCC = ((0.0, 0.0, 0.0), (0.5, 0.5, 0.0), (0.5, 0.0, 0.5), (0.0, 0.5, 0.5))
 
@@ -40,8 +41,7 @@ def crystal(cells: int, density: float, basis=FCC, *, noise: float = 0.0) -> tup
     return jnp.asarray(r + noise * np.random.default_rng(0).normal(size=r.shape)), cells * side
 
 
-@functools.partial(jax.jit, static_argnames=("steps", "observe"))
-def run(method, potential, state, steps: int, observe=None):
+def _run(method, potential, state, steps: int, observe=None):
     """The state after some steps of an integrator or a minimiser, and what was observed after each."""
 
     def advance(state, _):
@@ -49,6 +49,10 @@ def run(method, potential, state, steps: int, observe=None):
         return state, None if observe is None else observe(method, potential, state)
 
     return jax.lax.scan(advance, state, None, length=steps)
+
+
+_compiled = functools.partial(jax.jit, _run, static_argnames=("steps", "observe"))
+run, run_long = _compiled(), _compiled(compiler_options=OPTIMIZED)  # the second one for thousands of steps
 
 
 def central_difference(function, x, direction, h: float) -> float:
@@ -94,7 +98,7 @@ def liquid(dtype="float64"):
     r, side = crystal(3, 0.8442)
     method = Langevin(dt=0.005, temperature=0.9, friction=1.0)
     state = method.init(smooth_lennard_jones(), Periodic(side), r, key=jax.random.key(0))
-    state, _ = run(method, smooth_lennard_jones(), state, steps=1000)
+    state, _ = run_long(method, smooth_lennard_jones(), state, steps=1000)
     v = state.velocities - jnp.mean(state.velocities, axis=0, keepdims=True)
     return np.asarray(state.positions, dtype), np.asarray(v, dtype), side
 

@@ -49,17 +49,15 @@ def run(task: str):
     return {name: program(index, keys) for index, name in enumerate(policies)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "better", "worse"),
-    by_default(
-        [
-            ("reach", "inverse", ("transpose", "constant", "zero", "random")),
-            ("reach", "transpose", ("constant", "zero", "random")),
-            ("swim", "wave", ("reciprocal", "constant", "zero", "random")),
-            ("fold", "steered", ("constant", "zero", "random")),
-        ],
+    [
+        ("reach", "inverse", ("transpose", "constant", "zero", "random")),
         ("reach", "transpose", ("constant", "zero", "random")),
-    ),
+        ("swim", "wave", ("reciprocal", "constant", "zero", "random")),
+        ("fold", "steered", ("constant", "zero", "random")),
+    ],
 )
 def test_informed_baselines_are_clearly_better(task, better, worse):
     found = {name: np.asarray(evaluation.returns) for name, (evaluation, _) in run(task).items()}

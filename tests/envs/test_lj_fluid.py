@@ -250,6 +250,7 @@ def test_work_is_what_changes_of_the_trap_do_to_a_particle_at_rest():
     assert float(last.stiffness) == 10.0 and bool(terminated[-1]) and not np.any(terminated[:-1])
 
 
+@pytest.mark.slow
 def test_work_obeys_jarzynskis_relation():
     """`<exp(-W / T)> = 1`, whatever the protocol: it begins in equilibrium and ends in the same trap.
 

@@ -122,7 +122,8 @@ def test_the_gradient_of_a_trajectory_equals_finite_differences(pairs):
     np.testing.assert_allclose(by_box, (value(1.0, BOX + h) - value(1.0, BOX - h)) / (2 * h), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("memory", "levels"), [pytest.param(180e3, 1, marks=pytest.mark.slow), (90e3, 2)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("memory", "levels"), [(180e3, 1), (90e3, 2)])
 def test_checkpoints_change_the_memory_and_no_gradient(memory, levels, pairs):
     size, residuals = bytes_of(*liquid(1.0, BOX, pairs))
     assert len(segments(STEPS, size, residuals, memory, every=EVERY)) == levels

@@ -7,7 +7,18 @@ import pytest
 
 from dmdenv.integrators import NVE, NoseHoover
 from dmdenv.space import Free, Periodic
-from systems import INTEGRATORS, Well, conserved, liquid, momentum, positions, run, smooth_lennard_jones, started
+from systems import (
+    INTEGRATORS,
+    Well,
+    conserved,
+    liquid,
+    momentum,
+    positions,
+    run,
+    run_long,
+    smooth_lennard_jones,
+    started,
+)
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -41,7 +52,7 @@ def test_the_error_of_nve_falls_as_the_square_of_the_time_step():
     np.testing.assert_allclose(e[:-1] / e[1:], 4.0, rtol=0.01)
 
     state = started(NVE(dt=1.0))
-    fine = run(NVE(dt=1e-4), smooth_lennard_jones(), state, 5000)[0].positions
+    fine = run_long(NVE(dt=1e-4), smooth_lennard_jones(), state, 5000)[0].positions
     e = errors(smooth_lennard_jones(), state, [0.004, 0.002, 0.001], fine)
     np.testing.assert_allclose(e[:-1] / e[1:], 4.0, rtol=0.1)
 
@@ -75,7 +86,7 @@ def test_the_energy_of_a_liquid_does_not_drift(dtype):
         r, v, side = liquid(dtype)
         potential, method = smooth_lennard_jones(), NVE(dt=0.005)
         state = method.init(potential, Periodic(side), jnp.asarray(r), velocities=jnp.asarray(v))
-        end, energy = run(method, potential, state, 1000, conserved)
+        end, energy = run_long(method, potential, state, 1000, conserved)
         assert end.positions.dtype == end.velocities.dtype == end.time.dtype == dtype
     energy = np.asarray(energy, float) / len(r)
     slope = np.polyfit(np.linspace(0, 1, len(energy)), energy, 1)[0]
@@ -90,7 +101,7 @@ def test_the_energy_of_a_liquid_does_not_drift(dtype):
 def test_nose_hoover_conserves_its_invariant():
     method = NoseHoover(dt=2e-4, temperature=0.9, relaxation_time=0.2)
     state = started(method)
-    _, H = run(method, smooth_lennard_jones(), state, 10_000, conserved)
+    _, H = run_long(method, smooth_lennard_jones(), state, 10_000, conserved)
     H0 = method.conserved(smooth_lennard_jones(), state)
     assert np.max(np.abs(H - H0)) < 1e-6 * abs(H0)
 

@@ -12,7 +12,7 @@ from dmdenv.integrators import Brownian, Filament
 from dmdenv.integrators.filament import along_and_across, tangents
 from dmdenv.potentials import cosine_signed_angles, harmonic_bonds, uniform_field
 from dmdenv.space import Free
-from systems import Well, run
+from systems import Well, run, run_long
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -92,7 +92,7 @@ def test_without_anisotropy_it_is_the_brownian_dynamics_of_the_core():
         Brownian(dt=0.1, temperature=T, friction=g),
     ):
         state = method.init(Well(k), Free(), jnp.zeros((n, 1)), masses=m, key=jax.random.key(0))
-        _, squares = run(method, Well(k), state, 40, lambda method, potential, state: jnp.mean(state.positions**2))
+        _, squares = run_long(method, Well(k), state, 40, lambda method, potential, state: jnp.mean(state.positions**2))
         spreads.append(np.asarray(squares))
     # relaxation in steps of 0.2: the midpoint rule errs by (dt k / m g)^2 / 4 of the variance
     np.testing.assert_allclose(spreads[0][20:].mean(), T / k, rtol=0.02)

@@ -8,7 +8,7 @@ import scipy.stats
 
 from dmdenv.integrators import Brownian, Bussi, Langevin, maxwell_boltzmann
 from dmdenv.space import Free
-from systems import INTEGRATORS, Well, conserved, run, smooth_lennard_jones, started
+from systems import INTEGRATORS, Well, conserved, run, run_long, smooth_lennard_jones, started
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -26,7 +26,7 @@ def test_langevin_is_exact_in_the_positions_of_a_harmonic_well():
     for w_dt in (1.2, 0.4):
         method = Langevin(dt=w_dt / np.sqrt(k / m), temperature=T, friction=1.0)
         state = method.init(Well(k), Free(), jnp.zeros((n, 1)), masses=m, key=jax.random.key(0))
-        _, (xx, mvv) = run(method, Well(k), state, 400, squares)
+        _, (xx, mvv) = run_long(method, Well(k), state, 400, squares)
         # 400 steps hold at least 25 independent draws: a standard error below 0.2 %
         np.testing.assert_allclose(np.mean(xx[100:]), T / k, rtol=0.008)
         np.testing.assert_allclose(np.mean(mvv[100:]), T * (1 - w_dt**2 / 4), rtol=0.008)
@@ -38,7 +38,7 @@ def test_langevin_diffuses_as_the_ornstein_uhlenbeck_process_does():
     g, m = np.array([1.0, 4.0]), np.array([2.0, 0.5])
     method = Langevin(dt=dt, temperature=T, friction=jnp.asarray(np.repeat(g, n // 2)))
     state = method.init(Well(0.0), Free(), jnp.zeros((n, 2)), masses=np.repeat(m, n // 2), key=jax.random.key(0))
-    end, _ = run(method, Well(0.0), state, steps)
+    end, _ = run_long(method, Well(0.0), state, steps)
     t = dt * steps
     found = np.sum(np.asarray(end.positions).reshape(2, -1, 2) ** 2, axis=-1).mean(axis=1)
     expected = 4 * T / (m * g) * (t - (1 - np.exp(-g * t)) / g)
@@ -52,7 +52,7 @@ def test_brownian_particles_diffuse():
     g, m = np.array([1.0, 4.0]), np.array([2.0, 0.5])
     method = Brownian(dt=dt, temperature=T, friction=jnp.asarray(np.repeat(g, n // 2)))
     state = method.init(Well(0.0), Free(), jnp.zeros((n, 2)), masses=np.repeat(m, n // 2), key=jax.random.key(0))
-    end, _ = run(method, Well(0.0), state, steps)
+    end, _ = run_long(method, Well(0.0), state, steps)
     found = np.sum(np.asarray(end.positions).reshape(2, -1, 2) ** 2, axis=-1).mean(axis=1)
     np.testing.assert_allclose(found, 4 * T / (m * g) * dt * (steps - 0.5), rtol=4 / np.sqrt(n // 2))
     assert not np.any(end.velocities)
@@ -63,7 +63,7 @@ def test_brownian_is_exact_in_a_harmonic_well():
     k, m, g, T, n = 2.0, 0.5, 3.0, 0.7, 20_000
     method = Brownian(dt=1.2 * m * g / k, temperature=T, friction=g)
     state = method.init(Well(k), Free(), jnp.zeros((n, 1)), masses=m, key=jax.random.key(0))
-    _, (xx, _) = run(method, Well(k), state, 100, squares)
+    _, (xx, _) = run_long(method, Well(k), state, 100, squares)
     np.testing.assert_allclose(np.mean(xx[20:]), T / k, rtol=0.01)
 
 
@@ -74,7 +74,7 @@ def test_the_energy_less_the_heat_is_conserved_to_the_order_of_the_time_step(nam
     def deviation(dt, steps):
         method = INTEGRATORS[name](dt)
         state = started(method)
-        end, H = run(method, smooth_lennard_jones(), state, steps, conserved)
+        end, H = run_long(method, smooth_lennard_jones(), state, steps, conserved)
         assert abs(end.bath_energy) > 1.0
         return np.std(H)
 

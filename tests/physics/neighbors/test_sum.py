@@ -46,7 +46,6 @@ pytestmark = pytest.mark.usefixtures("x64")
         itertools.product(["all pairs", "list"], [orders_one_and_two, order_three, hessian]),
         ("all pairs", orders_one_and_two),
         ("all pairs", hessian),
-        ("list", order_three),
         ("list", orders_one_and_two),
     ),
 )
@@ -214,6 +213,7 @@ def test_few_particles_are_no_special_case(n):
 # --- precision, dtypes, modes -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_float32_is_as_accurate_as_float32_can_be():
     """Sums, gradients and products with the Hessian, against float64."""
     case, (pairs, adjacent) = CASES["multipoles"], both_kinds_of_pairs()["list"]
