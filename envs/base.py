@@ -303,10 +303,11 @@ def _step_env(env: Env, key: jax.Array, state: State, action: jax.Array, params:
     state, reward, terminated, metrics = env.advance(_typed(key), before, action, params)
     metrics = dict(metrics)
     time = before.time + 1
-    state = dataclasses.replace(state, time=time, overflow=before.overflow | state.overflow)
+    state = dataclasses.replace(state, time=time)
     obs = env.observe(state, params)
     nonfinite = before.nonfinite | state.nonfinite | ~_all_finite((state, reward, obs, metrics))
-    state = dataclasses.replace(state, nonfinite=nonfinite)
+    overflow = before.overflow | (state.overflow & ~nonfinite)  # a larger capacity is no remedy for NaN
+    state = dataclasses.replace(state, overflow=overflow, nonfinite=nonfinite)
     obs = jnp.where(nonfinite, jnp.zeros_like(obs), obs)
     reward = jnp.where(nonfinite, jnp.zeros_like(reward), reward)
     metrics = {name: jnp.where(nonfinite, jnp.zeros_like(x), x) for name, x in metrics.items()}

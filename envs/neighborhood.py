@@ -95,7 +95,7 @@ class Neighborhood:
         return pairs.incomplete | (cutoff > pairs.largest_cutoff(space, self.dimension))
 
     def with_capacity(self, state: S) -> S:
-        """A state that holds `positions`, `overflow` and a list, with its list built anew, of these capacities."""
+        """A state that holds `positions`, flags and a list, with its list built anew, of these capacities."""
         if not self.listed:
             return state
         given: Any = state
@@ -107,7 +107,7 @@ class Neighborhood:
 
         rebuilt = jax.tree.map(rebuild, given, is_leaf=lambda node: isinstance(node, NeighborList))
         (found,) = neighbor_lists(rebuilt)
-        return dataclasses.replace(rebuilt, overflow=found.overflow)
+        return dataclasses.replace(rebuilt, overflow=found.overflow & ~given.nonfinite)
 
     def _skin(self, cutoff: Any) -> Any:
         return self.skin * cutoff if self.skin_unit == "cutoff" else self.skin

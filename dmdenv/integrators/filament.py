@@ -118,4 +118,4 @@ def along_and_across(
 
 def root(x: jax.Array) -> jax.Array:
     """The square root, with derivative 0 (instead of infinity) at 0: no noise, where there is no temperature."""
-    return jnp.where(x > 0, jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
+    return jnp.where(x <= 0, 0.0, jnp.sqrt(jnp.where(x <= 0, 1.0, x)))

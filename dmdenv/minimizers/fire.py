@@ -122,9 +122,9 @@ def _dot(a, b) -> jax.Array:
 
 def _length(a) -> jax.Array:
     squared = _dot(a, a)
-    return jnp.where(squared > 0, jnp.sqrt(_positive(squared)), 0.0)
+    return jnp.where(squared <= 0, 0.0, jnp.sqrt(_positive(squared)))
 
 
 def _positive(x: jax.Array) -> jax.Array:
-    """x where it is positive, else 1, to divide by."""
-    return jnp.where(x > 0, x, 1.0)
+    """x, or 1 where it is 0 or negative, to divide by."""
+    return jnp.where(x <= 0, 1.0, x)

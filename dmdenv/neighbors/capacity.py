@@ -52,7 +52,8 @@ def grow(state: T, after: T | None = None) -> T:
         after: the state in which lists have overflowed; by default the state itself.
 
     Raises:
-        ListOverflow: when a list that has overflowed has capacity for all pairs: its cutoff exceeds half the box.
+        ListOverflow: when a list that has overflowed has capacity for all pairs: its cutoff exceeds half the box; when
+            positions are not finite.
     """
     before, later = neighbor_lists(state), neighbor_lists(state if after is None else after)
     lists = iter(
@@ -89,6 +90,8 @@ def _is_list(node: Any) -> bool:
 def _enlarge(found: NeighborList, full: NeighborList) -> NeighborList:
     """A list with the pairs of `found` and larger capacities than `full`, which has overflowed."""
     n = full.indices.shape[-1]
+    if not np.all(np.isfinite(full.positions)):
+        raise ListOverflow("a neighbour list was built at positions that are not finite")
     before, after = _heights(found), _heights(full)  # infinite without a box
     shrunk = np.minimum(1.0, np.divide(after, before, out=np.ones_like(after), where=np.isfinite(before)))
     cells = tuple(

@@ -41,7 +41,8 @@ class NeighborList(Pairs):
     space: Space  # at the last build
     cutoff: jax.Array  # float [], unit length
     skin: jax.Array  # float [], unit length
-    overflow: jax.Array  # bool [], sticky: a capacity or a cell is too small, so that pairs may be missing
+    # bool [], sticky: pairs may be missing, as a capacity or a cell is too small, or a position is not finite
+    overflow: jax.Array
     cells: tuple[int, ...] = static()  # along each axis; none: all particles are candidates
     row_capacity: int = static()  # candidates of a particle in a row of cells
 
@@ -255,5 +256,5 @@ def _rebuild(neighbors: NeighborList, space: Space, positions: jax.Array) -> Nei
         columns=found.columns,
         positions=positions,
         space=space,
-        overflow=neighbors.overflow | found.overflow,
+        overflow=neighbors.overflow | found.overflow | ~jnp.all(jnp.isfinite(positions)),
     )

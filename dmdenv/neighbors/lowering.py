@@ -88,6 +88,20 @@ def gather_and_reduce(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequ
     return [a.reshape(*a.shape[: a.ndim - len(grid) + 1], n, m) for a in (join(total, grid[1:]) for total in sums)]
 
 
+def pass_on_nonfinite(sums: Sequence[jax.Array], x: Sequence[jax.Array]) -> list[jax.Array]:
+    """The sums `[*s, n, m]`, NaN for a particle of which a feature `[*s, n, m]` is not finite."""
+    real = [jnp.abs(a) if jnp.iscomplexobj(a) else a for a in x if jnp.issubdtype(a.dtype, jnp.inexact)]
+    if not real:
+        return list(sums)
+    zero = sum(jnp.sum(0 * a, axis=tuple(range(a.ndim - 2))) for a in real)  # 0 x is 0 or NaN
+    return [
+        y + jnp.expand_dims(zero, tuple(range(y.ndim - 2))).astype(y.dtype)
+        if jnp.issubdtype(y.dtype, jnp.inexact)
+        else y
+        for y in sums
+    ]
+
+
 # --- sweeps -----------------------------------------------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from dmdenv.neighbors.kernel import Kernel, shape_of
-from dmdenv.neighbors.lowering import cpu_form, gather_and_reduce
+from dmdenv.neighbors.lowering import cpu_form, gather_and_reduce, pass_on_nonfinite
 from dmdenv.neighbors.pairs import Pairs
 
 PyTree = Any
@@ -48,6 +48,9 @@ def neighbor_sum(
     A pair (i, i) and the padding of a list contribute nothing: the kernel's values for them are discarded, in the sum
     and in each of its derivatives, so they may be infinite or NaN. A neighbour list holds pairs somewhat beyond its
     cutoff, so a kernel with a finite range must vanish by itself outside of it.
+
+    A particle of which a feature is infinite or NaN has a sum of NaN, and so have its derivatives, whatever the kernel
+    makes of it (a comparison drops a NaN). Sums of integers have no NaN: there the caller has to look.
 
     A kernel that uses one comparison in two `jnp.where`, the inner one to keep an argument in its domain, should
     substitute a value just inside the cutoff, not an arbitrary one: a compiler may evaluate the comparison twice with
@@ -146,8 +149,9 @@ def _lower(form: Callable) -> Callable:
     def lower(*operands, kernel: Kernel):
         shared, x, pairs = _split(operands, kernel)
         if len(_particles(kernel, x)) == 2:
-            return form(kernel, shared, x, pairs)
-        return [y[..., 0] for y in form(kernel, shared, [a[..., None] for a in x], pairs)]
+            return pass_on_nonfinite(form(kernel, shared, x, pairs), x)
+        x = [a[..., None] for a in x]
+        return [y[..., 0] for y in pass_on_nonfinite(form(kernel, shared, x, pairs), x)]
 
     return lower
 

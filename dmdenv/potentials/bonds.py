@@ -77,6 +77,6 @@ def _harmonic(r: jax.Array, *, stiffness: jax.Array, length: jax.Array) -> jax.A
 
 def _fene(r: jax.Array, *, stiffness: jax.Array, max_length: jax.Array) -> jax.Array:
     x = (r / max_length) ** 2
-    whole = x < 1
-    x = jnp.where(whole, x, 1 - jnp.finfo(r.dtype).eps)
-    return jnp.where(whole, -0.5 * stiffness * max_length**2 * jnp.log1p(-x), jnp.inf)
+    broken = x >= 1
+    x = jnp.where(broken, 1 - jnp.finfo(r.dtype).eps, x)
+    return jnp.where(broken, jnp.inf, -0.5 * stiffness * max_length**2 * jnp.log1p(-x))

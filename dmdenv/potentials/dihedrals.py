@@ -101,9 +101,9 @@ def cosine_and_sine(
     """Cosine and sine of the dihedral, each `[]`: all that a series needs, without the angle itself."""
     x, y = _normals(space, a, b, c, d)
     length = norm(jnp.stack([x, y]))
-    defined = length > 0
-    length = jnp.where(defined, length, 1.0)
-    return jnp.where(defined, x / length, 1.0), y / length
+    straight = length == 0
+    length = jnp.where(straight, 1.0, length)
+    return jnp.where(straight, 1.0, x / length), y / length
 
 
 def _normals(space: Space, a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> tuple[jax.Array, jax.Array]:

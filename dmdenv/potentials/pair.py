@@ -57,22 +57,22 @@ class PairPotential(Potential):
 
     def energies(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
         def kernel(a, b):
-            s, _, inside, _, energy = self._pair(space, a, b)
-            return jnp.where(inside, 0.5 * energy(s), 0.0)
+            s, _, outside, _, energy = self._pair(space, a, b)
+            return jnp.where(outside, 0.0, 0.5 * energy(s))
 
         return neighbor_sum(kernel, self._features(space, positions, pairs), pairs, parity=1)
 
     def forces(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
         def kernel(a, b):
-            s, d, inside, apart, energy = self._pair(space, a, b)
-            return jnp.where(inside & apart, -2.0 * _derivative(energy, s), 0.0) * d
+            s, d, outside, together, energy = self._pair(space, a, b)
+            return jnp.where(outside | together, 0.0, -2.0 * _derivative(energy, s)) * d
 
         return neighbor_sum(kernel, self._features(space, positions, pairs), pairs, parity=-1)
 
     def virial(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
         def kernel(a, b):
-            s, d, inside, apart, energy = self._pair(space, a, b)
-            return jnp.where(inside & apart, -_derivative(energy, s), 0.0) * d[:, None] * d[None, :]
+            s, d, outside, together, energy = self._pair(space, a, b)
+            return jnp.where(outside | together, 0.0, -_derivative(energy, s)) * d[:, None] * d[None, :]
 
         return jnp.sum(neighbor_sum(kernel, self._features(space, positions, pairs), pairs, parity=1), axis=0)
 
@@ -88,9 +88,9 @@ class PairPotential(Potential):
         return {**self.parameters, "cutoff": self.pair_cutoff, **onset}
 
     def _pair(self, space: Space, a: dict, b: dict):
-        """Squared distance s and displacement, whether s is inside the cutoff and above 0, and the energy of s.
+        """Squared distance s and displacement, whether s is beyond the cutoff, whether it is 0, and the energy of s.
 
-        The s that is returned is safe for the energy: neither 0 nor beyond the cutoff.
+        The s that is returned is safe for the energy: neither 0 nor beyond the cutoff. A NaN stays a NaN: it is neither.
         """
         values = of_pair(self._own, a["own"], b["own"])
         unit = values[self.cutoff_unit] if self.cutoff_unit else 1.0
@@ -98,17 +98,17 @@ class PairPotential(Potential):
         onset = values.pop("onset") * unit if "onset" in values else None
         d = space.displacement(a["position"], b["position"])
         s = jnp.sum(d * d)
-        inside, apart = s < cutoff**2, s > 0
+        outside, together = s >= cutoff**2, s == 0
         eps = float(jnp.finfo(s.dtype).eps)
         nearest = (eps / 2) ** 2  # stands for 0: no different in effect, and 1 / s^2 is finite
         # a compiler may repeat the comparison and round s differently: just inside the cutoff stands for a farther s
         farthest = jax.lax.stop_gradient(jnp.where(cutoff > 0, (1 - 4 * eps) * cutoff**2, 1.0))
-        safe = jnp.where(inside, jnp.where(apart, s, nearest), farthest)
+        safe = jnp.where(outside, farthest, jnp.where(together, nearest, s))
 
         def energy(s: jax.Array) -> jax.Array:
             return truncate(self.function, self.truncation, s, cutoff, onset, values)
 
-        return safe, d, inside, apart, energy
+        return safe, d, outside, together, energy
 
 
 def pair_potential(
@@ -221,7 +221,7 @@ inverse.defjvps(lambda ds, result, s: -ds * result * result)
 
 def switch(s: jax.Array, begin: jax.Array, end: jax.Array) -> jax.Array:
     """S of the module's table, `[]`, from the squared distance s below `end`: 1 up to `begin`."""
-    return jnp.where(s > begin, (end - s) ** 2 * (end + 2.0 * s - 3.0 * begin) / (end - begin) ** 3, 1.0)
+    return jnp.where(s <= begin, 1.0, (end - s) ** 2 * (end + 2.0 * s - 3.0 * begin) / (end - begin) ** 3)
 
 
 def _derivative(function: Callable[[jax.Array], jax.Array], s: jax.Array) -> jax.Array:

@@ -41,8 +41,7 @@ def cosine_and_sine(space: Space, a: jax.Array, b: jax.Array, c: jax.Array) -> t
         raise ValueError(f"positions has {a.shape[-1]} coordinates per particle; must be 2, for a left and a right")
     u, v = space.displacement(b, a), space.displacement(c, b)
     scale = norm(u) * norm(v)
-    apart = scale > 0
-    scale = jnp.where(apart, scale, 1.0)
+    scale = jnp.where(scale == 0, 1.0, scale)
     return jnp.sum(u * v) / scale, (u[0] * v[1] - u[1] * v[0]) / scale
 
 

@@ -30,6 +30,6 @@ def soft_sphere(
 
 def _energy(s: jax.Array, *, epsilon: jax.Array, sigma: jax.Array, alpha: jax.Array) -> jax.Array:
     overlap = 1.0 - jnp.sqrt(s) / sigma
-    overlapping = overlap > 0  # just inside the cutoff, rounding can make it 0
-    power = jnp.where(overlapping, overlap, jnp.finfo(s.dtype).eps) ** alpha
-    return jnp.where(overlapping, epsilon / alpha * power, 0.0)
+    apart = overlap <= 0  # just inside the cutoff, rounding can make it 0
+    power = jnp.where(apart, jnp.finfo(s.dtype).eps, overlap) ** alpha
+    return jnp.where(apart, 0.0, epsilon / alpha * power)

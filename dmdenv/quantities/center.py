@@ -26,4 +26,4 @@ def center(space: Space, positions: jax.Array, weights: jax.Array | None = None)
     """
     w = jnp.ones(len(positions), positions.dtype) if weights is None else jnp.asarray(weights, positions.dtype)
     total = jnp.sum(w)
-    return space.mean_position(positions, w / jnp.where(total > 0, total, 1.0))
+    return space.mean_position(positions, w / jnp.where(total == 0, 1.0, total))

@@ -21,7 +21,7 @@ def contact_numbers(
     diameter: ParameterLike,
     present: jax.Array | None = None,
 ) -> jax.Array:
-    """How many others each particle touches or overlaps, `r_ij < diameter_ij`, int32 `[n]`.
+    """How many others each particle touches or overlaps, `r_ij < diameter_ij`, int32 `[n]`; -1 for a NaN position.
 
     Args:
         space: where the particles are.
@@ -43,7 +43,8 @@ def contact_numbers(
         return jnp.where(touch & a["present"] & b["present"], 1, 0).astype(jnp.int32)
 
     own = {"position": positions, "own": features(parameter), "present": present}
-    return neighbor_sum(kernel, own, pairs, parity=1)
+    somewhere = jnp.all(jnp.isfinite(positions), axis=1) | ~present
+    return jnp.where(somewhere, neighbor_sum(kernel, own, pairs, parity=1), -1)
 
 
 def rattlers(space: Space, positions: jax.Array, pairs: Pairs, *, diameter: ParameterLike) -> jax.Array:

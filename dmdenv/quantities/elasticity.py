@@ -119,7 +119,7 @@ def elasticity(
     born = jax.vmap(lambda strain: by_strain(stress, strain))(strains)
     xi = jax.vmap(lambda strain: by_strain(forces, strain))(strains)
     typical = jnp.max(jnp.abs(born)) * (volume / n) ** (1.0 - 1.0 / d)
-    typical = jax.lax.stop_gradient(jnp.where(typical > 0, typical, 1.0))
+    typical = jax.lax.stop_gradient(jnp.where(typical == 0, 1.0, typical))
 
     def relax(xi):
         """In units of the typical force, so that the tolerance is absolute, also without any force."""

@@ -17,16 +17,14 @@ def neighbor_weight(s: jax.Array, cutoff: jax.Array | float, onset: jax.Array | 
 
     Reference: Brooks et al., J. Comput. Chem. 4, 187 (1983), eq. 20.
     """
-    inside = s < cutoff**2
-    if onset is None:
-        return jnp.where(inside, 1.0, 0.0).astype(s.dtype)
-    end, begin = jnp.asarray(cutoff, s.dtype) ** 2, jnp.asarray(onset, s.dtype) ** 2
-    return jnp.where(inside, switch(s, begin, end), 0.0)
+    end = jnp.asarray(cutoff, s.dtype) ** 2
+    weight = 1.0 + 0.0 * end if onset is None else switch(s, jnp.asarray(onset, s.dtype) ** 2, end)
+    return jnp.where(s >= end, jnp.zeros_like(s), weight)
 
 
 def mean(total: jax.Array, weight: jax.Array) -> jax.Array:
-    """`total / weight`; where the weight is 0, so is the total, which is returned. Derivatives are finite."""
-    return total / jnp.where(weight > 0, weight, 1.0)
+    """`total / weight`; where the weight is 0, so is the total, which is returned. Derivatives are finite then."""
+    return total / jnp.where(weight == 0, 1.0, weight)
 
 
 def check_onset(cutoff: jax.Array | float, onset: jax.Array | float | None) -> None:

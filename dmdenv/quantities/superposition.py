@@ -58,6 +58,6 @@ def _rotation(w: jax.Array, z: jax.Array) -> jax.Array:
         [jnp.sum(w * z, axis=(-2, -1)), jnp.sum(w[..., 0] * z[..., 1] - w[..., 1] * z[..., 0], axis=-1)], axis=-1
     )
     length = norm(S)[..., None]
-    defined = length > 0
+    undetermined = length == 0
     none = jnp.broadcast_to(jnp.array([1.0, 0.0], S.dtype), S.shape)
-    return jnp.where(defined, S / jnp.where(defined, length, 1.0), none)
+    return jnp.where(undetermined, none, S / jnp.where(undetermined, 1.0, length))

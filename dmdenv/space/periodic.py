@@ -32,8 +32,8 @@ class PeriodicSpace(Space, abc.ABC):
         """The mean direction on the circle of each axis: see `dmdenv.quantities.center`."""
         angle, w = 2 * jnp.pi * self.fractional(positions), weights[:, None]
         x, y = jnp.sum(w * jnp.cos(angle), axis=0), jnp.sum(w * jnp.sin(angle), axis=0)
-        somewhere = x**2 + y**2 > 0
-        s = jnp.arctan2(jnp.where(somewhere, y, 0.0), jnp.where(somewhere, x, 1.0)) / (2 * jnp.pi)
+        nowhere = x**2 + y**2 == 0
+        s = jnp.arctan2(jnp.where(nowhere, 0.0, y), jnp.where(nowhere, 1.0, x)) / (2 * jnp.pi)
         return self.from_fractional(jnp.where(s < 0, s + 1, s))
 
     @abc.abstractmethod

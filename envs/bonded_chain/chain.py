@@ -164,5 +164,5 @@ def rotate(positions: jax.Array, angle: jax.Array) -> jax.Array:
 
 
 def divisor(x: jax.Array) -> jax.Array:
-    """x where it is positive, else 1."""
-    return jnp.where(x > 0, x, 1.0)
+    """x, or 1 where it is 0 or negative."""
+    return jnp.where(x <= 0, 1.0, x)

@@ -17,7 +17,7 @@ from brute_force import (
     rebuilt,
     room_to_move,
 )
-from dmdenv.neighbors import allocate, update
+from dmdenv.neighbors import ListOverflow, allocate, grow, update
 from dmdenv.neighbors.search import find_neighbors
 from dmdenv.space import Periodic, Triclinic
 
@@ -99,13 +99,16 @@ def test_no_pair_is_dropped_without_the_flag(seed, density, box, clustered):
     assert new.overflow or most <= capacity
 
 
-def test_a_position_that_is_not_a_number_rebuilds_and_has_no_neighbours():
+def test_a_position_that_is_not_a_number_rebuilds_has_no_neighbours_and_sets_the_flag():
     x, space, neighbors = gas_with_little_room()
     broken = jax.jit(update)(neighbors, space, x.copy() + np.where(np.arange(60) == 4, np.nan, 0)[:, None].astype("f"))
     held = held_pairs(broken)
     assert not held[4].any()
     others = np.delete(np.arange(60), 4)
     np.testing.assert_array_equal(held[np.ix_(others, others)], held_pairs(neighbors)[np.ix_(others, others)])
+    assert broken.overflow and jax.jit(update)(broken, space, x).overflow
+    with pytest.raises(ListOverflow, match="built at positions that are not finite"):
+        grow(neighbors, broken)
 
 
 @pytest.mark.parametrize("skin", [0.0, 0.4])

@@ -244,6 +244,13 @@ def test_forces_virials_and_gradients_are_derivatives_of_the_energy_in_either_pr
             v = rng.normal(size=leaf.shape)
             close(np.sum(g * v), slope(lambda h, q=q, v=v: (nudged(potential, q, h * v), space, r)))
 
+    for value in (np.nan, np.inf):  # nothing drops what is not finite
+        broken = program(potential, space, r.at[4].set(value), AllPairs())
+        assert not np.isfinite(broken["energy"]) and not np.isfinite(broken["energies"]).all()
+    broken = program(potential, space, r.at[4].set(np.nan), AllPairs())
+    assert name == "uniform_field" or not np.isfinite(broken["forces"]).all()
+    assert isinstance(potential, External) or not np.isfinite(broken["virial"]).all()
+
     in_single = jax.tree.map(lambda x: x.astype(jnp.float32) if is_float(x) else x, (potential, space, r, AllPairs()))
     same(jax.jit(properties)(*in_single), found, 1e-5, np.float32)
 

@@ -55,6 +55,20 @@ def test_single_precision_stays_single_precision():
     assert dtypes == {**dict.fromkeys(found, "float32"), "psi": "complex64", "contacts": "int32"}
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_passed_on(value):
+    """Contact numbers, which are whole, are -1."""
+    box, r, v = BOX, random_fluid(np.diag(BOX), 30), np.random.default_rng(0).normal(size=(30, 3))
+    whole = measured(soft(), box, r, v)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(whole)) and np.all(whole["contacts"] >= 0)
+    r[7, 1], v[3] = value, value
+    broken = measured(soft(), box, r, v)
+    assert broken.pop("contacts")[7] == -1
+    assert [name for name, leaf in broken.items() if np.all(np.isfinite(leaf))] == []
+    center = quantities.center(Periodic(box), r)
+    assert not np.all(np.isfinite(center))
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 R = np.zeros((4, 3))
