@@ -9,7 +9,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, dataclass_transform
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, dataclass_transform, get_args
 
 import gymnasium
 import jax
@@ -17,7 +17,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.fields import Declared, number
+from dmdenv._core.fields import Declared, number, shown
 from dmdenv._core.in_batch import any_in_batch
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv._core.tracing import is_tracing
@@ -230,8 +230,12 @@ class Env(Declared, abc.ABC, Generic[S, P]):
 
         Returns:
             `(obs, state)`.
+
+        Raises:
+            TypeError: for what is no key, or no parameters of this environment.
+            ValueError: for several keys, or several values of a parameter; for parameters that do not fit together.
         """
-        params = self._params(params)  # refused before anything is computed
+        key, params = _one_key(key), self._params(params)  # refused before anything is computed
         if not is_tracing():
             self.prepare()
         return _reset(self, key, params)
@@ -249,9 +253,10 @@ class Env(Declared, abc.ABC, Generic[S, P]):
             which a task with a finite horizon is there.
 
         Raises:
-            ValueError: when the action has the wrong shape.
+            TypeError: for what is no key, no state or no parameters of this environment, or a complex action.
+            ValueError: when the action has the wrong shape; for several keys, or several values of a parameter.
         """
-        return _step_env(self, key, state, self._action(action), self._params(params))
+        return _step_env(self, _one_key(key), self._state(state), self._action(action), self._params(params))
 
     def step(
         self, key: jax.Array, state: S, action: jax.Array, params: P | None = None
@@ -264,11 +269,13 @@ class Env(Declared, abc.ABC, Generic[S, P]):
         Returns:
             `(obs, state, reward, terminated, truncated, info)`.
         """
-        return _step(self, key, state, self._action(action), self._params(params))
+        return _step(self, _one_key(key), self._state(state), self._action(action), self._params(params))
 
     def _action(self, action: jax.Array) -> jax.Array:
-        """The action as an array, refused when it has the wrong shape."""
+        """The action as an array, refused when it is not real or has the wrong shape."""
         action = jnp.asarray(action)
+        if jnp.issubdtype(action.dtype, jnp.complexfloating):
+            raise TypeError(f"action has type {action.dtype}; must be real numbers in [-1, 1]")
         if action.shape != self.action_shape:
             raise ValueError(
                 f"action has shape {action.shape}; must be {self.action_shape}, values in [-1, 1] (for a batch of"
@@ -277,12 +284,44 @@ class Env(Declared, abc.ABC, Generic[S, P]):
         return action
 
     def _params(self, params: P | None) -> P:
-        """The defaults for None; concrete parameters are validated, traced ones were so before or set flags."""
+        """The defaults for None; those of one instance, checked.
+
+        Concrete parameters are validated; traced ones were so before, or set flags.
+        """
         if params is None:
             return self.default_params
+        if not isinstance(params, self._params_type):
+            raise TypeError(
+                f"params is a {type(params).__name__}; must be {self._params_type.__name__}, such as"
+                " env.default_params.replace(...)"
+            )
+        for field in dataclasses.fields(params):
+            if shape := jnp.shape(getattr(params, field.name)):
+                raise ValueError(
+                    f"{type(params).__name__}.{field.name} has shape {shape}; must be one number (for a batch of"
+                    " instances use jax.vmap)"
+                )
         if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
             self.validate(jax.tree.map(np.asarray, params))
         return params
+
+    @functools.cached_property
+    def _params_type(self) -> type[Params]:
+        return type(self.default_params)
+
+    @functools.cached_property
+    def _state_type(self) -> type[State]:
+        """The type of states that the class names in `Env[State, Params]`."""
+        bases = [base for cls in type(self).__mro__ for base in getattr(cls, "__orig_bases__", ())]
+        named = [a for base in bases for a in get_args(base) if isinstance(a, type) and issubclass(a, State)]
+        return named[0] if named else State
+
+    def _state(self, state: S) -> S:
+        """The state, refused when it is another environment's."""
+        if not isinstance(state, self._state_type):
+            valid = f"must be {self._state_type.__name__}, from reset of {type(self).__name__}"
+            raise TypeError(f"state is a {type(state).__name__}; {valid}")
+        return state
 
 
 # --- the pure functions: compiled where they are called one by one, inlined into other compiled code ------------------
@@ -334,6 +373,17 @@ def _step(env: Env, key: jax.Array, state: State, action: jax.Array, params: Par
 
     obs, state = jax.lax.cond(any_in_batch(done), reset_where_done, lambda now: now, (obs, state))
     return obs, state, reward, terminated, truncated, info
+
+
+def _one_key(key: jax.Array) -> jax.Array:
+    """The key, refused unless it is one, of either kind."""
+    dtype = getattr(key, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed and dtype != jnp.uint32:
+        raise TypeError(f"key = {shown(key)}; must be a key, such as jax.random.key(0)")
+    if len(key.shape) != (0 if typed else 1):
+        raise ValueError(f"key has shape {key.shape}; must be one key (for a batch of instances use jax.vmap)")
+    return key
 
 
 def _typed(key: jax.Array) -> jax.Array:

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.fields import whole
+from dmdenv._core.fields import MOST_PARTICLES, whole
 from dmdenv.envs.base import Baseline, Env, Params, State, Transition, parameter
 
 
@@ -76,7 +76,7 @@ class TrapDrag(Env[TrapDragState, TrapDragParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    particles: int = whole(256, at_least=1)
+    particles: int = whole(256, at_least=1, at_most=MOST_PARTICLES)
 
     finite_horizon = True
 

@@ -23,6 +23,7 @@ import numpy as np
 from dmdenv._core.pytree import Replaceable
 
 Scalar = Any  # a dynamic number: given as a number or an array, kept as an array
+MOST_PARTICLES = 10_000_000  # of a configuration: what fits into a machine's memory, with room to spare
 
 
 class Declared(Replaceable):
@@ -151,14 +152,18 @@ class Number:
 
         Raises:
             TypeError: for what is not a real number or an array of real numbers.
-            ValueError: for more axes than allowed, or for a concrete value that is not finite or out of range.
+            ValueError: for no number or more axes than allowed, or for a concrete value that is not finite or out of
+                range.
         """
         if self.optional and value is None:
             return None
         kind = _kind(value)
         if kind is None or not (jnp.issubdtype(kind, jnp.floating) or jnp.issubdtype(kind, jnp.integer)):
-            raise TypeError(f"{name} = {shown(value)}; must be {self}")
+            schedule = " (to follow a schedule, replace it before each step)" if callable(value) else ""
+            raise TypeError(f"{name} = {shown(value)}; must be {self}{schedule}")
         shape = np.shape(value)
+        if 0 in shape:
+            raise ValueError(f"{name} has shape {shape}; must not be empty")
         if self.axes is not None and len(shape) > self.axes:
             raise ValueError(f"{name} has shape {shape}; must be []" + f" or [{self.axis}]" * self.axes)
         keeps = self.keep_precision and jnp.issubdtype(kind, jnp.floating)
@@ -283,5 +288,7 @@ def _kind(value: Any) -> Any:
 
 def _bounds(*bounds: tuple[str, float]) -> str:
     """Ranges in words, such as ` > 0 and <= 1`; none where there is no bound."""
-    finite = [f"{sign} {bound:g}" for sign, bound in bounds if math.isfinite(bound)]
+    finite = [
+        f"{sign} {bound:{'d' if isinstance(bound, int) else 'g'}}" for sign, bound in bounds if math.isfinite(bound)
+    ]
     return f" {' and '.join(finite)}" if finite else ""

@@ -93,10 +93,12 @@ class StochasticState(IntegratorState):
 
 
 def check_positions(positions: jax.Array) -> jax.Array:
-    """Positions as an array, refused unless they are floats `[n, d]`."""
+    """Positions as an array, refused unless they are floats `[n, d]` of at least one particle."""
     positions = jnp.asarray(positions)
-    if positions.ndim != 2 or not jnp.issubdtype(positions.dtype, jnp.floating):
-        raise ValueError(f"positions is {positions.dtype}{list(positions.shape)}; must be floating-point [n, d]")
+    if positions.ndim != 2 or 0 in positions.shape or not jnp.issubdtype(positions.dtype, jnp.floating):
+        raise ValueError(
+            f"positions is {positions.dtype}{list(positions.shape)}; must be floating-point [n, d], n >= 1"
+        )
     return positions
 
 

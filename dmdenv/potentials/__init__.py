@@ -14,7 +14,7 @@ from dmdenv.potentials.external import External, external_potential, harmonic_tr
 from dmdenv.potentials.lennard_jones import lennard_jones, tail_energy, tail_pressure
 from dmdenv.potentials.morse import morse
 from dmdenv.potentials.pair import PairPotential, pair_potential
-from dmdenv.potentials.parameters import BySpecies, PerParticle
+from dmdenv.potentials.parameters import BySpecies, PerPair, PerParticle
 from dmdenv.potentials.signed_angles import cosine_signed_angles
 from dmdenv.potentials.soft_sphere import soft_sphere
 from dmdenv.potentials.wca import wca
@@ -25,6 +25,7 @@ __all__ = [
     "BySpecies",
     "External",
     "PairPotential",
+    "PerPair",
     "PerParticle",
     "Potential",
     "Sum",

@@ -90,7 +90,7 @@ class PairPotential(Potential):
     def _pair(self, space: Space, a: dict, b: dict):
         """Squared distance s and displacement, whether s is beyond the cutoff, whether it is 0, and the energy of s.
 
-        The s that is returned is safe for the energy: neither 0 nor beyond the cutoff. A NaN stays a NaN: it is neither.
+        The s that is returned is safe for the energy: neither 0 nor beyond the cutoff. NaN stays NaN: it is neither.
         """
         values = of_pair(self._own, a["own"], b["own"])
         unit = values[self.cutoff_unit] if self.cutoff_unit else 1.0
@@ -132,7 +132,7 @@ def pair_potential(
             cutoff_unit="sigma"` ends each pair at its own sigma, and follows a change of it.
         truncation: how it ends there: see the module's table.
         onset: where the switch begins, for `truncation="switched"`.
-        parameters: numbers, `BySpecies` or `PerParticle`.
+        parameters: numbers, `BySpecies`, `PerPair` or `PerParticle`.
 
     Raises:
         ValueError: for a parameter that is not finite, a cutoff that is not positive, a cutoff unit that is no

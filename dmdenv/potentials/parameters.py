@@ -1,11 +1,11 @@
-"""Parameters of a pair: one number for all, a matrix over species, or numbers of the particles that are mixed.
+"""Parameters of a pair: one number for all, a matrix over species or pairs, or numbers of the particles that are mixed.
 
-Wherever a pair potential takes a parameter it takes any of the three. All are dynamic and differentiable.
+Wherever a pair potential takes a parameter it takes any of these. All are dynamic and differentiable.
 """
 
 import abc
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.core
@@ -15,17 +15,20 @@ import numpy as np
 from dmdenv._core.fields import Declared, Number, choice, number, shown
 from dmdenv._core.pytree import pytree
 
+_FEW_SPECIES = 2  # up to which a product with a one-hot vector vectorises better than a look-up
+_MIXES = ("arithmetic", "geometric", "product")
+
 
 class PairParameter(Declared, abc.ABC):
     """A parameter that differs from pair to pair, computed from what its two particles carry."""
 
     @property
     @abc.abstractmethod
-    def features(self) -> jax.Array:
-        """What each particle carries, `[n, ...]`."""
+    def features(self) -> Any:
+        """What each particle carries, a tree of arrays `[n, ...]`."""
 
     @abc.abstractmethod
-    def of_pair(self, a: jax.Array, b: jax.Array) -> jax.Array:
+    def of_pair(self, a: Any, b: Any) -> jax.Array:
         """The parameter of a pair from the features of its particles, `[]`."""
 
     @property
@@ -55,21 +58,55 @@ class BySpecies(PairParameter):
     species: jax.Array
 
     def __post_init__(self):
-        object.__setattr__(self, "matrix", _checked_matrix(self.matrix))
+        object.__setattr__(self, "matrix", _checked_matrix("BySpecies.matrix", self.matrix))
         object.__setattr__(self, "species", _checked_species(self.species, len(self.matrix)))
 
     @property
-    def features(self) -> jax.Array:
-        """One-hot, `[n, k]`: a small product vectorises where a look-up in a table would not."""
+    def features(self) -> Any:
+        """Few species one-hot, `[n, k]`: a small product vectorises where a look-up in a table would not."""
+        if len(self.matrix) > _FEW_SPECIES:
+            return _entries(self.matrix, self.species)
         return jax.nn.one_hot(self.species, len(self.matrix), dtype=self.matrix.dtype)
 
-    def of_pair(self, a: jax.Array, b: jax.Array) -> jax.Array:
+    def of_pair(self, a: Any, b: Any) -> jax.Array:
+        if len(self.matrix) > _FEW_SPECIES:
+            return _entry(self.matrix, a, b)
         # a sum and not a matrix product, which an accelerator may round
-        return jnp.sum(a[:, None] * (0.5 * (self.matrix + self.matrix.T)) * b[None, :])
+        return jnp.sum(a[:, None] * _symmetric(self.matrix) * b[None, :])
 
     @property
     def numbers(self) -> jax.Array:
         return self.matrix
+
+
+@pytree
+class PerPair(PairParameter):
+    """A parameter of each pair of particles, `p_ij = M[i, j]`: for few particles, as it stores all pairs.
+
+    Args:
+        matrix: `[n, n]`, symmetric; its diagonal is not used.
+
+    Raises:
+        ValueError: for a concrete matrix that is not finite, square and symmetric.
+    """
+
+    matrix: jax.Array
+
+    def __post_init__(self):
+        object.__setattr__(self, "matrix", _checked_matrix("PerPair.matrix", self.matrix))
+
+    @property
+    def features(self) -> Any:
+        """The index of a particle, and what the derivative needs."""
+        return _entries(self.matrix, jnp.arange(len(self.matrix)))
+
+    def of_pair(self, a: Any, b: Any) -> jax.Array:
+        return _entry(self.matrix, a, b)
+
+    @property
+    def numbers(self) -> jax.Array:
+        """Those of pairs: on the diagonal stand their neighbours."""
+        return jnp.where(jnp.eye(len(self.matrix), dtype=bool), jnp.roll(self.matrix, 1, axis=1), self.matrix)
 
 
 @pytree
@@ -78,20 +115,23 @@ class PerParticle(PairParameter):
 
     Args:
         values: `[n]`; an external field may also take `[n, ...]`.
-        mix: "arithmetic", `(p_i + p_j) / 2` (diameters of hard bodies; Lorentz), or "geometric", `sqrt(p_i p_j)`
-            (strengths; Berthelot), for values above 0.
+        mix: "arithmetic", `(p_i + p_j) / 2` (diameters of hard bodies; Lorentz), "geometric", `sqrt(p_i p_j)`
+            (strengths; Berthelot), for values that are not negative, or "product", `p_i p_j` (charges, of any sign).
 
     Raises:
-        ValueError: for a single number, concrete values that are not finite, or another rule.
+        ValueError: for a single number, concrete values that are not finite, negative ones with "geometric", or another
+            rule.
     """
 
     values: jax.Array = number(batched=True)
-    mix: Literal["arithmetic", "geometric"] = choice("arithmetic", of=("arithmetic", "geometric"))
+    mix: Literal["arithmetic", "geometric", "product"] = choice("arithmetic", of=_MIXES)
 
     def __post_init__(self):
         super().__post_init__()
         if not self.values.ndim:
             raise ValueError("PerParticle.values has shape (); must be [n], one per particle")
+        if self.mix == "geometric":
+            Number(at_least=0, axes=None).convert("PerParticle.values for mix = 'geometric'", self.values)
 
     @property
     def features(self) -> jax.Array:
@@ -99,11 +139,17 @@ class PerParticle(PairParameter):
         return self.values
 
     def of_pair(self, a: jax.Array, b: jax.Array) -> jax.Array:
+        if self.mix == "product":
+            return a * b
         return 0.5 * (a + b) if self.mix == "arithmetic" else jnp.sqrt(a * b)
 
     @property
     def numbers(self) -> jax.Array:
-        return self.values
+        """The values; of products the least and the greatest of any two."""
+        if self.mix != "product":
+            return self.values
+        ends = jnp.stack([jnp.min(self.values), jnp.max(self.values)])
+        return ends[:, None] * ends[None, :]
 
 
 Parameter = jax.Array | PairParameter
@@ -123,16 +169,16 @@ def as_parameter(name: str, value: ParameterLike, *, above: float = -math.inf) -
         Number(above=above, axes=None).convert(name, value.numbers)
         return value
     if jnp.ndim(value):
-        raise ValueError(f"{name} has shape {jnp.shape(value)}; must be a number, BySpecies or PerParticle")
+        raise ValueError(f"{name} has shape {jnp.shape(value)}; must be a number, BySpecies, PerPair or PerParticle")
     return Number(above=above).convert(name, value)
 
 
-def features(parameters: dict[str, Parameter]) -> dict[str, jax.Array]:
+def features(parameters: dict[str, Parameter]) -> dict[str, Any]:
     """What each particle carries of these parameters, leaves `[n, ...]`."""
     return {name: p.features for name, p in parameters.items() if isinstance(p, PairParameter)}
 
 
-def of_pair(parameters: dict[str, Parameter], a: dict[str, jax.Array], b: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def of_pair(parameters: dict[str, Parameter], a: dict[str, Any], b: dict[str, Any]) -> dict[str, jax.Array]:
     """The parameters of one pair from the features of its two particles, each `[]`."""
     return {name: p.of_pair(a[name], b[name]) if isinstance(p, PairParameter) else p for name, p in parameters.items()}
 
@@ -142,12 +188,42 @@ def largest(parameter: Parameter) -> jax.Array:
     return parameter.largest if isinstance(parameter, PairParameter) else parameter
 
 
-def _checked_matrix(matrix: jax.Array) -> jax.Array:
+def _symmetric(matrix: jax.Array) -> jax.Array:
+    return 0.5 * (matrix + matrix.T)
+
+
+# An entry is looked up in the matrix, which all particles share. Its derivative is one by the rows, which particles
+# carry: by the matrix itself it would be a matrix for each particle.
+
+
+def _entries(matrix: jax.Array, index: jax.Array) -> dict[str, jax.Array]:
+    """The features for `_entry`: the index of a row, int `[n]`, and the row, `[n, k]`."""
+    return {"index": index, "row": _symmetric(matrix)[index]}
+
+
+def _entry(matrix: jax.Array, a: dict[str, jax.Array], b: dict[str, jax.Array]) -> jax.Array:
+    """The entry of two particles in a symmetric matrix, `[]`."""
+    return _look_up(jax.lax.stop_gradient(matrix), a["index"], b["index"], a["row"], b["row"])
+
+
+@jax.custom_jvp
+def _look_up(matrix: jax.Array, i: jax.Array, j: jax.Array, row_i: jax.Array, row_j: jax.Array) -> jax.Array:
+    return 0.5 * (matrix[i, j] + matrix[j, i])
+
+
+@_look_up.defjvp
+def _(primals, tangents):
+    _, i, j, *_ = primals
+    *_, by_row_i, by_row_j = tangents
+    return _look_up(*primals), 0.5 * (by_row_i[j] + by_row_j[i])
+
+
+def _checked_matrix(name: str, matrix: jax.Array) -> jax.Array:
     """The matrix in the default precision, refused unless it is symmetric."""
-    found = Number(axes=None).convert("BySpecies.matrix", matrix)
+    found = Number(axes=None).convert(name, matrix)
     square = found.ndim == 2 and found.shape[0] == found.shape[1]
     if not square or not (isinstance(found, jax.core.Tracer) or np.allclose(found, found.T)):
-        raise ValueError(f"BySpecies.matrix = {shown(matrix)}; must be a symmetric matrix [k, k]")
+        raise ValueError(f"{name} = {shown(matrix)}; must be a symmetric matrix [k, k]")
     return found
 
 

@@ -21,7 +21,8 @@ def yukawa(
     """`u(r) = strength exp(-screening r) / r`.
 
     Args:
-        strength: unit energy times length; the product of the charges of a pair, as `BySpecies` where signs differ.
+        strength: unit energy times length; the product of the charges of a pair, such as
+            `PerParticle(charges, mix="product")`.
         screening: the inverse of the Debye length, unit 1 / length.
         cutoff: where it ends, unit length.
         truncation: how it ends: "truncated", "shifted", "force_shifted" or "switched".

@@ -27,7 +27,8 @@ def contact_numbers(
         space: where the particles are.
         positions: `[n, d]`, unit length.
         pairs: all pairs, or a list whose cutoff is at least the largest diameter.
-        diameter: of the contact of two particles, unit length: a number, `BySpecies(...)` or `PerParticle(...)`.
+        diameter: of the contact of two particles, unit length: a number, `BySpecies(...)`, `PerPair(...)` or
+            `PerParticle(...)`.
         present: bool `[n]`; the others are ignored. All by default.
 
     Raises:

@@ -73,7 +73,7 @@ def partial_radial_distributions(
         positions: `[n, d]`.
         pairs: the neighbours.
         edges: `[bins + 1]`.
-        species: int `[n]`, from 0 to kinds - 1.
+        species: int `[n]`, from 0 to kinds - 1 (or a ValueError, where they are concrete).
         kinds: the number of species.
         broadening: of a distance.
     """
@@ -82,6 +82,7 @@ def partial_radial_distributions(
     _check_edges(edges)
     edges = jnp.asarray(edges, dtype)
     check_range("edges[-1]", edges[-1], space, positions, pairs)
+    _check_species(species, kinds)
     kind = jax.nn.one_hot(species, kinds, dtype=dtype)
 
     def kernel(a, b):
@@ -203,6 +204,14 @@ def _share_of_bins(r: jax.Array, edges: jax.Array, broadening: jax.Array | float
         return jnp.where((edges[:-1] <= r) & (r < edges[1:]), 1.0, 0.0).astype(r.dtype)
     below = 0.5 * erf((edges - r) / (math.sqrt(2.0) * jnp.asarray(broadening, r.dtype)))
     return jnp.diff(below)
+
+
+def _check_species(species: jax.Array, kinds: int) -> None:
+    if isinstance(species, jax.core.Tracer):
+        return
+    found = np.asarray(species)
+    if not np.issubdtype(found.dtype, np.integer) or np.any((found < 0) | (found >= kinds)):
+        raise ValueError(f"species = {found.tolist()}; must be integers >= 0 and < kinds = {kinds}")
 
 
 def _check_edges(edges: jax.Array) -> None:

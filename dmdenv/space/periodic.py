@@ -75,13 +75,13 @@ class Periodic(PeriodicSpace):
     def displacement(self, a: jax.Array, b: jax.Array) -> jax.Array:
         """The shortest of all images of `a - b`, `[..., d]`: `r - L round(r / L)`, each component in [-L/2, L/2]."""
         difference = a - b
-        box = jnp.broadcast_to(self.box, difference.shape[-1:])
+        box = self.heights(difference.shape[-1])
         inverse, box = over(1.0 / box, difference), over(box, difference)
         return difference - box * jnp.round(difference * inverse)
 
     def wrap(self, positions: jax.Array) -> jax.Array:
         """The image inside the box, `r - L floor(r / L)`, each component in [0, L)."""
-        box = over(jnp.broadcast_to(self.box, positions.shape[-1:]), positions)
+        box = over(self.heights(positions.shape[-1]), positions)
         wrapped = positions - box * jnp.floor(positions / box)
         wrapped = jnp.where(wrapped < 0, wrapped + box, wrapped)  # r / L has rounded up to a whole number
         return jnp.where(wrapped < box, wrapped, wrapped - box)  # a tiny negative number rounds up to L itself
@@ -96,10 +96,10 @@ class Periodic(PeriodicSpace):
 
     def fractional(self, positions: jax.Array) -> jax.Array:
         """Coordinates in units of the side lengths, `[..., d]`."""
-        return positions / over(jnp.broadcast_to(self.box, positions.shape[-1:]), positions)
+        return positions / over(self.heights(positions.shape[-1]), positions)
 
     def from_fractional(self, fractional: jax.Array) -> jax.Array:
-        return fractional * over(jnp.broadcast_to(self.box, fractional.shape[-1:]), fractional)
+        return fractional * over(self.heights(fractional.shape[-1]), fractional)
 
     def volume(self, dimension: int) -> jax.Array:
         """The volume (area in 2-D) of the box, float []."""
@@ -107,6 +107,10 @@ class Periodic(PeriodicSpace):
 
     def heights(self, dimension: int) -> jax.Array:
         """Distance between opposite faces, `[d]`."""
+        if self.box.ndim and len(self.box) != dimension:
+            raise ValueError(
+                f"Periodic.box has shape {self.box.shape}; must be [] or [{dimension}], as positions [n, d]"
+            )
         return jnp.broadcast_to(self.box, (dimension,))
 
     def cell_vectors(self, dimension: int) -> jax.Array:

@@ -69,6 +69,7 @@ class Triclinic(PeriodicSpace):
 
     def fractional(self, positions: jax.Array) -> jax.Array:
         """Coordinates in units of the edges, `[..., d]`."""
+        self._check_dimension(positions)
         rest, coordinates = positions, []
         for k in reversed(range(positions.shape[-1])):
             coordinates.append(rest[..., k] / self.cell[k, k])
@@ -100,8 +101,15 @@ class Triclinic(PeriodicSpace):
         squares = jnp.linalg.eigvalsh(_product(deformation, deformation.T))
         return _product(positions, deformation), jnp.sqrt(jnp.maximum(squares[0], 0.0))
 
+    def _check_dimension(self, r: jax.Array) -> None:
+        if r.shape[-1] != len(self.cell):
+            raise ValueError(
+                f"Triclinic.cell has shape {self.cell.shape}; must be [d, d], d = {r.shape[-1]}, as positions [n, d]"
+            )
+
     def _lattice_vector(self, r: jax.Array, whole: Callable, *, brick: bool) -> jax.Array:
         """The sum of whole edges, last to first, that takes r into the brick or into the cell."""
+        self._check_dimension(r)
         rest, total = r, jnp.zeros_like(r)
         for k in reversed(range(r.shape[-1])):
             count = rest[..., k] / self.cell[k, k]

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.fields import choice, whole
+from dmdenv._core.fields import MOST_PARTICLES, choice, whole
 from dmdenv.envs import pool
 from dmdenv.envs.base import Baseline, Env, State, Transition
 from dmdenv.envs.bonded_chain import chain
@@ -85,8 +85,8 @@ class ChainFold(Env[ChainFoldState, ChainFoldParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    beads: int = whole(16, at_least=6)
-    groups: int = whole(4, at_least=1)
+    beads: int = whole(16, at_least=6, at_most=MOST_PARTICLES)
+    groups: int = whole(4, at_least=1, at_most=MOST_PARTICLES)
     shape: Shape = choice("any", of=get_args(Shape))
     substeps: int = whole(25, at_least=1)
 

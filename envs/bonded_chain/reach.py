@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.fields import whole
+from dmdenv._core.fields import MOST_PARTICLES, whole
 from dmdenv.envs import pool
 from dmdenv.envs.base import Baseline, Env, State, Transition
 from dmdenv.envs.bonded_chain import chain
@@ -74,7 +74,7 @@ class ChainReach(Env[ChainReachState, ChainReachParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    beads: int = whole(8, at_least=3)
+    beads: int = whole(8, at_least=3, at_most=MOST_PARTICLES)
     substeps: int = whole(16, at_least=1)
 
     @property

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.fields import whole
+from dmdenv._core.fields import MOST_PARTICLES, whole
 from dmdenv.envs.base import Baseline, Transition
 from dmdenv.envs.flocking import baselines
 from dmdenv.envs.flocking.parameters import EvadeParams
@@ -54,8 +54,8 @@ class Evade(SteeredFlock[EvadeState, EvadeParams]):
     Fields and errors: see `SteeredFlock`.
     """
 
-    obstacles: int = whole(3, at_least=0)
-    predators: int = whole(1, at_least=1)
+    obstacles: int = whole(3, at_least=0, at_most=MOST_PARTICLES)
+    predators: int = whole(1, at_least=1, at_most=MOST_PARTICLES)
 
     @property
     def default_params(self) -> EvadeParams:

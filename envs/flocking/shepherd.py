@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.fields import choice, real, whole
+from dmdenv._core.fields import MOST_PARTICLES, choice, real, whole
 from dmdenv.envs.base import Baseline, Env, Transition
 from dmdenv.envs.flocking import baselines
 from dmdenv.envs.flocking.geometry import Poses, angle
@@ -71,8 +71,8 @@ class Shepherd(Env[ShepherdState, ShepherdParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    boids: int = whole(32, at_least=2)
-    herders: int = whole(2, at_least=1)
+    boids: int = whole(32, at_least=2, at_most=MOST_PARTICLES)
+    herders: int = whole(2, at_least=1, at_most=MOST_PARTICLES)
     nearest: int = whole(4, at_least=1)
     pairs: Literal["auto", "all", "list"] = choice("auto", of=("auto", "all", "list"))
     slack: float = real(4.0, at_least=1)

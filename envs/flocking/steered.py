@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.fields import choice, real, whole
+from dmdenv._core.fields import MOST_PARTICLES, choice, real, whole
 from dmdenv._core.materialize import materialize
 from dmdenv.envs.base import Env
 from dmdenv.envs.flocking.geometry import Poses
@@ -62,9 +62,9 @@ class SteeredFlock(Env[S, P], Generic[S, P]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    boids: int = whole(32, at_least=2)
-    obstacles: int = whole(2, at_least=0)
-    predators: int = whole(0, at_least=0)
+    boids: int = whole(32, at_least=2, at_most=MOST_PARTICLES)
+    obstacles: int = whole(2, at_least=0, at_most=MOST_PARTICLES)
+    predators: int = whole(0, at_least=0, at_most=MOST_PARTICLES)
     space: Literal["periodic", "free"] = choice("periodic", of=("periodic", "free"))
     nearest: int = whole(6, at_least=1)
     pairs: Literal["auto", "all", "list"] = choice("auto", of=("auto", "all", "list"))

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.fields import choice, real, whole
+from dmdenv._core.fields import MOST_PARTICLES, choice, real, whole
 from dmdenv.envs import pool
 from dmdenv.envs.base import Env, State
 from dmdenv.envs.lj_fluid.parameters import FluidParams
@@ -70,7 +70,7 @@ class LJFluid(Env[S, P], Generic[S, P]):
     Each task's class describes the fields.
     """
 
-    particles: int = whole(100, at_least=2)
+    particles: int = whole(100, at_least=2, at_most=MOST_PARTICLES)
     substeps: int = whole(20, at_least=1)
     pairs: Literal["auto", "all", "list"] = choice("auto", of=("auto", "all", "list"))
     slack: float = real(1.5, at_least=1.0)

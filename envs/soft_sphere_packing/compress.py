@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.fields import choice, whole
+from dmdenv._core.fields import MOST_PARTICLES, choice, whole
 from dmdenv.differentiation import rollout
 from dmdenv.envs import pool
 from dmdenv.envs.base import Baseline, CapacityExceeded, Env, State, Transition
@@ -96,7 +96,7 @@ class PackingCompress(Env[PackingCompressState, PackingCompressParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    particles: int = whole(64, at_least=4)
+    particles: int = whole(64, at_least=4, at_most=MOST_PARTICLES)
     dimension: int = choice(2, of=(2, 3))
     target: Target = choice("pressure", of=get_args(Target))
     relaxation_steps: int = whole(64, at_least=1)

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.fields import choice, whole
+from dmdenv._core.fields import MOST_PARTICLES, choice, whole
 from dmdenv.differentiation import implicit
 from dmdenv.envs import pool
 from dmdenv.envs.base import Baseline, CapacityExceeded, Env, State, Transition
@@ -95,7 +95,7 @@ class PackingDesign(Env[PackingDesignState, PackingDesignParams]):
         ValueError: for a value out of range; the message names the field and what is valid.
     """
 
-    particles: int = whole(32, at_least=4)
+    particles: int = whole(32, at_least=4, at_most=MOST_PARTICLES)
     dimension: int = choice(2, of=(2, 3))
     target: Property = choice("energy", of=get_args(Property))
     diameters: Diameters = choice("populations", of=get_args(Diameters))

@@ -12,6 +12,7 @@ from dmdenv.neighbors import AllPairs, allocate
 from dmdenv.potentials import (
     BySpecies,
     External,
+    PerPair,
     PerParticle,
     Potential,
     angle_potential,
@@ -46,6 +47,7 @@ ANGLES = np.stack([CHAIN[:-2], CHAIN[1:-1], CHAIN[2:]], axis=1)
 DIHEDRALS = np.stack([CHAIN[:-3], CHAIN[1:-2], CHAIN[2:-1], CHAIN[3:]], axis=1)
 RNG = np.random.default_rng(0)
 OF_BOND, OF_ANGLE, OF_DIHEDRAL, OF_PARTICLE = (RNG.uniform(0.8, 1.2, m) for m in (N - 1, N - 2, N - 3, N))
+DIAMETERS = 0.5 * (np.add.outer(OF_PARTICLE[:4], OF_PARTICLE[:4]) + np.eye(4) / 8)
 SITES = RNG.uniform(0, 3, (N, 3))
 
 
@@ -89,10 +91,18 @@ PAIRS = {
     "lennard_jones switched": lambda d: lennard_jones(truncation="switched", onset=1.4),
     "wca": lambda d: wca(sigma=species(1.3, 1.1, 1.2)),
     "wca, mixed": lambda d: wca(epsilon=0.7, sigma=PerParticle(1.2 * OF_PARTICLE)),
+    "wca, for each pair": lambda d: wca(sigma=PerPair(1.2 * np.sqrt(OF_PARTICLE[:, None] * OF_PARTICLE[None, :]))),
     "soft_sphere": lambda d: soft_sphere(sigma=2.0),
+    "soft_sphere, of four species": lambda d: soft_sphere(sigma=BySpecies(2.0 * DIAMETERS, np.arange(N) % 4)),
     "soft_sphere, mixed": lambda d: soft_sphere(sigma=PerParticle(2.0 * OF_PARTICLE), alpha=2.5),
     "morse": lambda d: morse(epsilon=2.0, sigma=1.2, alpha=3.0, truncation="shifted"),
     "yukawa": lambda d: yukawa(strength=species(1.0, -1.0, 1.0), screening=0.7, cutoff=2.5, truncation="force_shifted"),
+    "yukawa, of charges": lambda d: yukawa(
+        strength=PerParticle(OF_PARTICLE * (-1) ** CHAIN, mix="product"),
+        screening=0.7,
+        cutoff=2.5,
+        truncation="shifted",
+    ),
     "a pair function of one's own": lambda d: pair_potential(power, cutoff=2.0, a=0.5, m=3.0, truncation="shifted"),
 }
 OTHERS = {
@@ -131,6 +141,7 @@ VARIANTS = {
     "lennard_jones without end",
     "wca, mixed",
     "soft_sphere",
+    "yukawa, of charges",
     "a pair function of one's own",
     "a bond function of one's own",
     "an angle function of one's own",

@@ -11,6 +11,7 @@ import pytest
 from dmdenv.neighbors import AllPairs, allocate
 from dmdenv.potentials import (
     BySpecies,
+    PerPair,
     PerParticle,
     lennard_jones,
     morse,
@@ -317,7 +318,7 @@ def test_the_cutoff_follows_the_diameter_when_that_changes():
         (lambda: lennard_jones(sigma=np.nan), "sigma = nan; must be a finite number"),
         (
             lambda: lennard_jones(epsilon=np.ones(3)),
-            r"epsilon has shape \(3,\); must be a number, BySpecies or PerPart",
+            r"epsilon has shape \(3,\); must be a number, BySpecies, PerPair or PerPart",
         ),
         (lambda: lennard_jones(cutoff=-1.0), "cutoff = -1.0; must be a finite number > 0"),
         (
@@ -339,8 +340,15 @@ def test_the_cutoff_follows_the_diameter_when_that_changes():
         (lambda: soft_sphere(sigma=PerParticle(np.ones((2, 2)))), r"sigma has values of shape \(2, 2\); must be \[n\]"),
         (
             lambda: PerParticle(np.ones(2), mix="mean"),
-            "PerParticle.mix = 'mean'; must be one of 'arithmetic', 'geometric'",
+            "PerParticle.mix = 'mean'; must be one of 'arithmetic', 'geometric', 'product'",
         ),
+        (
+            lambda: PerParticle(np.array([1.0, -1.0]), mix="geometric"),
+            r"mix = 'geometric' = \[1.0, -1.0\]; must be .* >= 0",
+        ),
+        (lambda: PerParticle(np.zeros(0)), r"PerParticle.values has shape \(0,\); must not be empty"),
+        (lambda: PerPair(np.ones((2, 3))), r"PerPair.matrix = .*; must be a symmetric matrix"),
+        (lambda: wca(sigma=PerPair(np.zeros((2, 2)))), "sigma = .*; must be a finite number > 0"),
         (lambda: PerParticle(1.0), r"PerParticle.values has shape \(\); must be \[n\], one per particle"),
         (lambda: BySpecies(np.array([[1.0, 2.0], [3.0, 1.0]]), np.array([0])), "must be a symmetric matrix"),
         (lambda: BySpecies(np.eye(2), np.array([0, 2])), r"BySpecies.species = \[0, 2\]; must be >= 0 and < 2"),
