@@ -164,6 +164,7 @@ def test_bonds_and_joints_have_the_energies_of_equilibrium(task):
     env = ENVS[task]
     # the time step of `swim` takes a tenth of the energy of bonds at this temperature; its error falls as dt^2
     env = dataclasses.replace(env, substeps=4 * env.substeps)
+    env.prepare()
     T = 0.2
     p = env.default_params.replace(temperature=T, max_steps=100_000)
 
