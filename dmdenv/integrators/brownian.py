@@ -71,9 +71,9 @@ class Brownian(Integrator[BrownianState]):
         drift = self.dt * mobility * state.forces
         spread = jnp.sqrt(self.temperature) * jnp.sqrt(0.5 * self.dt * mobility) * (state.noise + noise)
         displacement, forces = drift + spread, state.forces
-        state = state.move_to(potential, state.positions + displacement)
+        state = state.move(potential, displacement)
         heat = -0.5 * jnp.sum((forces + state.forces) * displacement)
-        return state.replace(time=state.time + self.dt, key=key, noise=noise, bath_energy=state.bath_energy + heat)
+        return state.replace(key=key, noise=noise).add(time=self.dt, bath_energy=heat)
 
     def conserved(self, potential: Potential, state: BrownianState) -> jax.Array:
         """`U - bath_energy`, `[]`: heat is the work against the forces, by the midpoint (Stratonovich) rule.

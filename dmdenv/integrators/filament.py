@@ -87,11 +87,11 @@ class Filament(Integrator[StochasticState]):
         def velocities(t: jax.Array, forces: jax.Array) -> jax.Array:
             return along_and_across(t, forces + f, 1.0, 1.0 / self.anisotropy) / drag
 
-        middle = state.move_to(potential, state.positions + 0.5 * self.dt * velocities(t, state.forces))
+        middle = state.move(potential, 0.5 * self.dt * velocities(t, state.forces))
         displacement = self.dt * velocities(tangents(state.space, middle.positions), middle.forces)
-        bath_energy = state.bath_energy - jnp.sum(middle.forces * displacement)
-        state = middle.move_to(potential, state.positions + displacement)
-        return state.replace(time=state.time + self.dt, key=key, bath_energy=bath_energy)
+        heat = -jnp.sum(middle.forces * displacement)
+        state = state.replace(pairs=middle.pairs).move(potential, displacement)
+        return state.replace(key=key).add(time=self.dt, bath_energy=heat)
 
     def conserved(self, potential: Potential, state: StochasticState) -> jax.Array:
         """`U - bath_energy`, `[]`: heat is the work against the forces, by the midpoint (Stratonovich) rule."""

@@ -66,13 +66,12 @@ class Langevin(Integrator[StochasticState]):
         key, draw = jax.random.split(state.key)
         R = jax.random.normal(draw, state.positions.shape, state.positions.dtype)
         v = state.velocities + 0.5 * dt * state.forces / m
-        r = state.positions + 0.5 * dt * v
         before = v
         v = jnp.exp(-gamma * dt) * v + jnp.sqrt(-jnp.expm1(-2.0 * gamma * dt)) * (jnp.sqrt(T) / jnp.sqrt(m)) * R
         heat = 0.5 * jnp.sum(m * (v**2 - before**2))
-        state = state.move_to(potential, r + 0.5 * dt * v)
+        state = state.move(potential, 0.5 * dt * (before + v))
         v = v + 0.5 * dt * state.forces / m
-        return state.replace(velocities=v, time=state.time + dt, key=key, bath_energy=state.bath_energy + heat)
+        return state.replace(velocities=v, key=key).add(time=dt, bath_energy=heat)
 
     def conserved(self, potential: Potential, state: StochasticState) -> jax.Array:
         return total_energy(potential, state) - state.bath_energy

@@ -47,9 +47,9 @@ def velocity_verlet(potential: Potential, state: S, dt: jax.Array) -> S:
     """One step of velocity Verlet, also as a part of other methods."""
     masses = state.masses[:, None]
     velocities = state.velocities + 0.5 * dt * state.forces / masses
-    state = state.move_to(potential, state.positions + dt * velocities)
+    state = state.move(potential, dt * velocities)
     velocities = velocities + 0.5 * dt * state.forces / masses
-    return state.replace(velocities=velocities, time=state.time + dt)
+    return state.replace(velocities=velocities).add(time=dt)
 
 
 def total_energy(potential: Potential, state: IntegratorState) -> jax.Array:

@@ -1,10 +1,17 @@
-"""The state that integrators carry from step to step."""
+"""The state that integrators carry from step to step.
 
-from typing import Any, Self
+In a periodic space positions are kept in the cell, with the number of its copy in which a particle is: far from the
+origin floating-point numbers are too coarse for distances. What rounding takes from positions, times and heat at each
+step is kept too and added at the next one, so that an error does not grow with the number of steps.
+"""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 
+from dmdenv._core.accumulate import accumulate
 from dmdenv._core.fields import Number
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.neighbors import Pairs
@@ -17,16 +24,20 @@ from dmdenv.space import Space
 class IntegratorState(Replaceable):
     """A configuration in motion. Made by an integrator's `init`, advanced by its `step`.
 
-    The box may change between steps: `state.replace(space=...)`.
+    `place` moves the particles, and `deform` the box with them.
     """
 
+    summed: ClassVar[tuple[str, ...]] = ()  # fields of a subclass that are sums over the steps
+
     space: Space
-    positions: jax.Array  # [n, d], unit length; not wrapped: continuous in time
+    positions: jax.Array  # [n, d], unit length; in the cell of a periodic space
+    images: jax.Array  # int32 [n, d], in which copy of the cell a particle is: see `unwrapped`
     velocities: jax.Array  # [n, d], unit length / time
     forces: jax.Array  # [n, d], unit energy / length, at these positions
     masses: jax.Array  # [n], unit mass
     pairs: Pairs
-    time: jax.Array  # float [], unit time; the sum of all time steps, with its rounding errors
+    time: jax.Array  # float [], unit time; the sum of all time steps
+    lost: dict[str, jax.Array]  # what rounding has taken from a field, by its name
 
     @classmethod
     def start(
@@ -51,23 +62,86 @@ class IntegratorState(Replaceable):
         if velocities.shape != positions.shape:
             raise ValueError(f"velocities has shape {velocities.shape}; must be {positions.shape}, as positions")
         pairs.check_cutoff("potential.cutoff", potential.cutoff, space, positions.shape[1], endless=True)
+        sums = {"time": jnp.zeros((), positions.dtype)}
+        sums |= {name: own[name] for name in cls.summed if name in own}
         state = cls(
             space=space,
             positions=positions,
+            images=jnp.zeros(positions.shape, jnp.int32),
             velocities=velocities,
             forces=jnp.zeros_like(positions),
             masses=check_masses(masses, positions),
             pairs=pairs,
-            time=jnp.zeros((), positions.dtype),
-            **own,
+            lost={name: jnp.zeros_like(value) for name, value in {"positions": positions, **sums}.items()},
+            **own | sums,
         )
-        return state.move_to(potential, positions)
+        return state.place(potential, positions)
 
-    def move_to(self, potential: Potential, positions: jax.Array) -> Self:
-        """The state at other positions, `[n, d]`, with the neighbours and the forces there."""
-        pairs = self.pairs.update(self.space, positions)
-        forces = potential.forces(self.space, positions, pairs)
-        return self.replace(positions=positions, pairs=pairs, forces=forces)
+    def place(self, potential: Potential, positions: jax.Array) -> Self:
+        """The state with its particles elsewhere, at `[n, d]`, unit length, and the neighbours and forces there.
+
+        Args:
+            potential: gives the forces.
+            positions: `[n, d]`, unit length, in any copy of the cell: the new `unwrapped`.
+        """
+        lost = {**self.lost, "positions": jnp.zeros_like(positions)}
+        return self._evaluate(potential, self.space, positions, jnp.zeros_like(self.images), lost)
+
+    def move(self, potential: Potential, displacement: jax.Array) -> Self:
+        """The state after a displacement, `[n, d]`, unit length, with the neighbours and the forces there."""
+        positions, lost = accumulate(self.positions, self.lost["positions"], displacement)
+        return self._evaluate(potential, self.space, positions, self.images, {**self.lost, "positions": lost})
+
+    def deform(self, potential: Potential, space: Space) -> Self:
+        """The state in another box, into which the particles follow, each in its copy of the cell, at their velocities.
+
+        Args:
+            potential: gives the forces.
+            space: of the same class.
+
+        Raises:
+            TypeError: for a space of another class.
+        """
+        if type(space) is not type(self.space):
+            raise TypeError(f"space is a {type(space).__name__}; must be a {type(self.space).__name__}, as before")
+        positions, _ = self.space.follow(self.positions, space)
+        return self._evaluate(potential, space, positions, self.images, self.lost)
+
+    def add(self, **increments: jax.Array) -> Self:
+        """The state with increments of `time` or `bath_energy` added."""
+        changed, lost = {}, dict(self.lost)
+        for name, increment in increments.items():
+            changed[name], lost[name] = accumulate(getattr(self, name), lost[name], increment)
+        return self.replace(lost=lost, **changed)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed.
+
+        Raises:
+            ValueError: for a name that is not a field; for a space or positions without forces, which would be those of
+                another configuration.
+        """
+        check_replaced(self, changes, "use place(potential, positions) or deform(potential, space)")
+        return super().replace(**changes)
+
+    def _evaluate(
+        self, potential: Potential, space: Space, positions: jax.Array, images: jax.Array, lost: dict[str, jax.Array]
+    ) -> Self:
+        """The state at positions in any copy of the cell, wrapped, with what rounding takes, neighbours and forces."""
+        wrapped, moved = space.wrap(positions), space.images(positions)
+        back = wrapped + space.offset(moved).astype(positions.dtype)
+        lost = {**lost, "positions": lost["positions"] + jax.lax.stop_gradient(positions - back)}
+        d = positions.shape[1]
+        pairs = self.pairs.update(space, wrapped).flag_cutoff(potential.cutoff, space, d)
+        forces = potential.forces(space, wrapped, pairs)
+        return self.replace(
+            space=space, positions=wrapped, images=images + moved, lost=lost, pairs=pairs, forces=forces
+        )
+
+    @property
+    def unwrapped(self) -> jax.Array:
+        """Positions that are continuous in time, `[n, d]`, unit length: `positions` and whole edges of the cell."""
+        return self.positions + self.space.offset(self.images).astype(self.positions.dtype)
 
     @property
     def kinetic_energy(self) -> jax.Array:
@@ -76,7 +150,7 @@ class IntegratorState(Replaceable):
 
     @property
     def overflow(self) -> jax.Array:
-        """bool []: a capacity of the neighbour list has been exceeded, so that pairs may be missing."""
+        """bool []: pairs may be missing, as a list's capacity or half the box has been exceeded."""
         return self.pairs.incomplete
 
 
@@ -84,12 +158,24 @@ class IntegratorState(Replaceable):
 class StochasticState(IntegratorState):
     """A state of a method with noise, and the energy that noise and friction have exchanged with the bath."""
 
+    summed: ClassVar = ("bath_energy",)
+
     key: jax.Array  # key [], split at each step
-    bath_energy: jax.Array  # float [], unit energy: taken from the heat bath so far, with its rounding errors
+    bath_energy: jax.Array  # float [], unit energy: taken from the heat bath so far
 
     def reseed(self, key: jax.Array) -> Self:
         """The same state with the noise of another key, which is consumed, as `init` would have begun it."""
         return self.replace(key=jax.random.split(key)[0])
+
+
+def check_replaced(state: Replaceable, changes: Mapping[str, Any], remedy: str) -> None:
+    """Refuse to replace the configuration alone, and keep the forces of another one."""
+    alone = [name for name in ("space", "positions") if name in changes and "forces" not in changes]
+    if alone:
+        raise ValueError(
+            f"{type(state).__name__}.replace({alone[0]}=...) would keep forces and neighbours of another configuration;"
+            f" {remedy}"
+        )
 
 
 def check_positions(positions: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, Self, TypeVar, get_args
 
 import jax
 import jax.core
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from dmdenv._core.fields import Declared, Scalar, choice, number
 from dmdenv._core.pytree import Replaceable, pytree
+from dmdenv.integrators.state import check_replaced
 from dmdenv.minimizers import box as boxes
 from dmdenv.minimizers.box import BoxMode
 from dmdenv.neighbors import AllPairs, Pairs
@@ -52,8 +53,18 @@ class MinimizerState(Replaceable):
 
     @property
     def overflow(self) -> jax.Array:
-        """bool []: a capacity of the neighbour list has been exceeded, so that pairs may be missing."""
+        """bool []: pairs may be missing, as a list's capacity or half the box has been exceeded."""
         return self.pairs.incomplete
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed.
+
+        Raises:
+            ValueError: for a name that is not a field; for a space or positions without forces, which would be those of
+                another configuration: begin with `init` there.
+        """
+        check_replaced(self, changes, "begin there with init(potential, space, positions)")
+        return super().replace(**changes)
 
 
 S = TypeVar("S", bound=MinimizerState)
@@ -119,7 +130,7 @@ class Minimizer(Declared, abc.ABC, Generic[S]):
         space = boxes.prepare_space(self.box_mode, space, d)
         pairs = pairs.in_space(lambda space: boxes.prepare_space(self.box_mode, space, d))
         state = kind(space=space, positions=positions, forces=positions, box_force=None, pairs=pairs, **own)
-        return self._evaluate(potential, state)
+        return self.evaluate(potential, state, space, positions)
 
     def _move(self, potential: Potential, state: S, displacement: Direction) -> S:
         """The state after a displacement of the particles and the box, with its forces."""
@@ -127,15 +138,16 @@ class Minimizer(Declared, abc.ABC, Generic[S]):
         if self.box_mode != "fixed":
             strain = displacement[1] / boxes.length(space, positions)
             space, positions = boxes.deform(space, positions, strain)
-        return self._evaluate(potential, state.replace(space=space, positions=positions))
+        return self.evaluate(potential, state, space, positions)
 
-    def _evaluate(self, potential: Potential, state: S) -> S:
-        space, positions = state.space, state.positions
-        pairs = state.pairs.update(space, positions)
-        state = state.replace(pairs=pairs, forces=potential.forces(space, positions, pairs))
+    def evaluate(self, potential: Potential, state: S, space: Space, positions: jax.Array) -> S:
+        """The state at these positions in this space, with the neighbours and the forces there."""
+        d = positions.shape[1]
+        pairs = state.pairs.update(space, positions).flag_cutoff(potential.cutoff, space, d)
+        forces = potential.forces(space, positions, pairs)
+        state = state.replace(space=space, positions=positions, pairs=pairs, forces=forces)
         if self.box_mode == "fixed":
             return state
-        d = positions.shape[1]
         push = self.pressure * space.volume(d) * jnp.eye(d, dtype=positions.dtype)
         net = boxes.project(self.box_mode, potential.virial(space, positions, pairs) - push)
         return state.replace(box_force=net / boxes.length(space, positions))

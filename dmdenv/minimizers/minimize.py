@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from dmdenv._core.fields import Number, Whole
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.minimizers.base import Minimizer, MinimizerState
+from dmdenv.neighbors import grow, neighbor_sum, overflowed
 from dmdenv.potentials import Potential
 
 S = TypeVar("S", bound=MinimizerState)
@@ -19,7 +20,9 @@ class Minimum(Replaceable, Generic[S]):
     """The result of `minimize`."""
 
     state: S
-    converged: jax.Array  # bool []: both tolerances are met, and the neighbour list has not overflowed
+    # bool []: both tolerances are met, no pair may be missing, and no two interacting particles are at one place, where
+    # forces vanish by symmetry alone
+    converged: jax.Array
     steps: jax.Array  # int32 []
 
 
@@ -44,14 +47,19 @@ def minimize(
         tolerance: of the largest force, `max_i |F_i|`, unit energy / length.
         pressure_tolerance: of the largest component of the stress that the box may follow, beside the pressure (see
             `MinimizerState.largest_stress`), unit energy / length^d; the number of `tolerance` by default.
-        max_steps: after how many it gives up. It also gives up where the neighbour list overflows or a force is not
-            finite.
+        max_steps: after how many it gives up. It also gives up where pairs may be missing (`state.overflow`) or a force
+            is not finite.
+
+    A neighbour list that overflows grows, and the minimisation begins again; inside of compiled code, where no shape
+    can change, it gives up.
 
     Returns:
         The last state, whether it is a minimum within the tolerances, and the number of steps.
 
     Raises:
         ValueError: for a concrete tolerance or number of steps that is negative.
+        ListOverflow: outside of compiled code, where the box becomes narrower than twice the cutoff, or a neighbour
+            list overflows with any capacity.
     """
     tolerance = Number(at_least=0).convert("tolerance", tolerance)
     if pressure_tolerance is None:
@@ -59,7 +67,12 @@ def minimize(
     pressure_tolerance = Number(at_least=0).convert("pressure_tolerance", pressure_tolerance)
     if not isinstance(max_steps, jax.core.Tracer):
         max_steps = Whole(at_least=0).convert("max_steps", max_steps)
-    return _minimize(minimizer, potential, state, tolerance, pressure_tolerance, max_steps)
+    while True:
+        found = _minimize(minimizer, potential, state, tolerance, pressure_tolerance, max_steps)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found)) or not overflowed(found.state):
+            return found
+        state = grow(state, found.state)
+        state = minimizer.evaluate(potential, state, state.space, state.positions)
 
 
 @jax.jit
@@ -75,5 +88,15 @@ def _minimize(minimizer, potential, state, tolerance, pressure_tolerance, max_st
         return steps + 1, minimizer.step(potential, state)
 
     steps, state = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), state))
-    converged = (state.largest_force <= tolerance) & (state.largest_stress <= pressure_tolerance) & ~state.overflow
-    return Minimum(state=state, converged=converged, steps=steps)
+    calm = (state.largest_force <= tolerance) & (state.largest_stress <= pressure_tolerance)
+    return Minimum(state=state, converged=calm & ~state.overflow & ~_any_coincide(potential, state), steps=steps)
+
+
+def _any_coincide(potential: Potential, state: MinimizerState) -> jax.Array:
+    """bool []: two particles of a potential with pairs are at one place."""
+
+    def at_one_place(a: jax.Array, b: jax.Array) -> jax.Array:
+        return jnp.where(jnp.all(state.space.displacement(a, b) == 0), 1, 0)
+
+    found = neighbor_sum(at_one_place, state.positions, state.pairs, parity=1)
+    return jnp.any(found > 0) & (potential.cutoff > 0)

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmdenv.neighbors.lists import NeighborList, build, choose_capacities
+from dmdenv.neighbors.pairs import Pairs, exceeds
 from dmdenv.neighbors.search import Neighbors, find_neighbors
 
 T = TypeVar("T")
@@ -36,8 +37,9 @@ def neighbor_lists(state: Any) -> list[NeighborList]:
 
 
 def overflowed(state: Any) -> bool:
-    """Whether any neighbour list in a pytree has overflowed (in any instance of a batch)."""
-    return any(bool(np.any(found.overflow)) for found in neighbor_lists(state))
+    """Whether any pairs in a pytree are incomplete (in any instance of a batch): lists, or all pairs in a small box."""
+    nodes = jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, Pairs))
+    return any(bool(np.any(node.incomplete)) for node in nodes if isinstance(node, Pairs))
 
 
 def grow(state: T, after: T | None = None) -> T:
@@ -53,9 +55,14 @@ def grow(state: T, after: T | None = None) -> T:
 
     Raises:
         ListOverflow: when a list that has overflowed has capacity for all pairs: its cutoff exceeds half the box; when
-            positions are not finite.
+            positions are not finite; when it is all pairs whose cutoff exceeds half the box.
     """
     before, later = neighbor_lists(state), neighbor_lists(state if after is None else after)
+    if overflowed(state if after is None else after) and not any(np.any(found.overflow) for found in later):
+        raise ListOverflow(
+            "the box has become narrower than twice the cutoff, where pairs have more than one image: take a larger box"
+            " (replicate the configuration) or a shorter cutoff"
+        )
     lists = iter(
         _enlarge(found, full) if np.any(full.overflow) else found for found, full in zip(before, later, strict=True)
     )
@@ -92,6 +99,9 @@ def _enlarge(found: NeighborList, full: NeighborList) -> NeighborList:
     n = full.indices.shape[-1]
     if not np.all(np.isfinite(full.positions)):
         raise ListOverflow("a neighbour list was built at positions that are not finite")
+    largest = _vmap_over(lambda full: full.space.largest_cutoff(full.positions.shape[-1]), full)(full)
+    if np.any(exceeds(full.cutoff, largest)):
+        raise ListOverflow(f"the cutoff of a neighbour list, {np.max(full.cutoff):g}, exceeds half the box")
     before, after = _heights(found), _heights(full)  # infinite without a box
     shrunk = np.minimum(1.0, np.divide(after, before, out=np.ones_like(after), where=np.isfinite(before)))
     cells = tuple(

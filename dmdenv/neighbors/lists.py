@@ -22,7 +22,7 @@ from dmdenv._core.in_batch import any_in_batch
 from dmdenv._core.pytree import pytree, static
 from dmdenv.neighbors.bits import WORD
 from dmdenv.neighbors.cells import choose_cells
-from dmdenv.neighbors.pairs import AllPairs, Pairs, beyond_limit, rounding
+from dmdenv.neighbors.pairs import AllPairs, Pairs, beyond_limit, exceeds
 from dmdenv.neighbors.particles_last import over_particles, split
 from dmdenv.neighbors.search import Neighbors, find_neighbors
 from dmdenv.space import Space, squared_distance
@@ -80,6 +80,9 @@ class NeighborList(Pairs):
             *(neighbors, space, positions),
         )
         return _flag_long_cutoff(updated, space)
+
+    def flag_cutoff(self, cutoff: jax.Array, space: Space, dimension: int) -> "NeighborList":
+        return self.replace(overflow=self.overflow | exceeds(cutoff, self.cutoff))
 
     def in_space(self, change: Callable[[Space], Space]) -> "NeighborList":
         return self.replace(space=change(self.space))
@@ -209,9 +212,8 @@ def update(pairs: P, space: Space, positions: jax.Array) -> P:
 
 def _flag_long_cutoff(neighbors: NeighborList, space: Space) -> NeighborList:
     """The list, with its flag set where the cutoff is too long for the box."""
-    limit = space.largest_cutoff(neighbors.positions.shape[1])
-    fits = neighbors.cutoff <= limit * (1 + rounding(jnp.result_type(neighbors.cutoff, limit)))
-    return neighbors.replace(overflow=neighbors.overflow | ~fits)
+    beyond = exceeds(neighbors.cutoff, space.largest_cutoff(neighbors.positions.shape[1]))
+    return neighbors.replace(overflow=neighbors.overflow | beyond)
 
 
 def _is_outdated(neighbors: NeighborList, space: Space, positions: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable
-from typing import Self, final
+from typing import Any, Self, final
 
 import jax
 import jax.core
@@ -37,6 +37,13 @@ class Pairs(Replaceable, abc.ABC):
         """The neighbours at new positions `[n, d]`, perhaps in a new box: see `dmdenv.neighbors.update`."""
 
     @abc.abstractmethod
+    def flag_cutoff(self, cutoff: jax.Array, space: Space, dimension: int) -> Self:
+        """The same pairs, `incomplete` from now on where a finite cutoff, `[]`, exceeds the largest one.
+
+        What `check_cutoff` refuses outside of compiled code: to be called where a box or a cutoff may have changed.
+        """
+
+    @abc.abstractmethod
     def in_space(self, change: Callable[[Space], Space]) -> Self:
         """The same pairs, with a change made to the space that they store, if they store one."""
 
@@ -67,6 +74,9 @@ class Pairs(Replaceable, abc.ABC):
 class AllPairs(Pairs):
     """All particles are neighbours of each other: best for small systems."""
 
+    # bool [], sticky: a cutoff has exceeded half the box, so that there are further images; None where nobody looks
+    overflow: jax.Array | None = None
+
     @property
     def arrays(self) -> tuple[jax.Array, ...]:
         return ()
@@ -78,11 +88,15 @@ class AllPairs(Pairs):
 
     @property
     def incomplete(self) -> jax.Array:
-        """False."""
-        return jnp.asarray(False)
+        """bool []: a cutoff has exceeded half the box, so that pairs have more than one image."""
+        return jnp.asarray(False) if self.overflow is None else self.overflow
 
     def update(self, space: Space, positions: jax.Array) -> Self:
         return self
+
+    def flag_cutoff(self, cutoff: jax.Array, space: Space, dimension: int) -> Self:
+        beyond = exceeds(cutoff, space.largest_cutoff(dimension)) & jnp.isfinite(cutoff)
+        return self.replace(overflow=self.incomplete | beyond)
 
     def in_space(self, change: Callable[[Space], Space]) -> Self:
         return self
@@ -106,10 +120,11 @@ def beyond_limit(cutoff: jax.Array | float, limit: Callable[[], jax.Array]) -> t
         known = limit()
     if isinstance(cutoff, jax.core.Tracer) or isinstance(known, jax.core.Tracer):
         return None
-    longest, shortest = float(np.max(np.asarray(cutoff))), float(np.min(np.asarray(known)))
-    return (longest, shortest) if longest > shortest * (1 + rounding(jnp.result_type(cutoff, known))) else None
+    longest, shortest = np.max(np.asarray(cutoff)), np.min(np.asarray(known))
+    return (float(longest), float(shortest)) if exceeds(longest, shortest, jnp.result_type(cutoff, known)) else None
 
 
-def rounding(dtype: DTypeLike) -> float:
-    """How far two cutoffs may differ, relative to each other, that are computed from the same numbers."""
-    return 4 * float(jnp.finfo(dtype).eps)
+def exceeds(cutoff: Any, limit: Any, dtype: DTypeLike | None = None) -> Any:
+    """Whether a cutoff is longer than a limit, by more than the rounding of what both are computed from, bool []."""
+    eps = float(jnp.finfo(jnp.result_type(cutoff, limit) if dtype is None else dtype).eps)
+    return cutoff > limit * (1 + 4 * eps)

@@ -34,6 +34,14 @@ class Space(Declared, abc.ABC):
         """The images of positions `[..., d]` that stand for all."""
 
     @abc.abstractmethod
+    def images(self, positions: jax.Array) -> jax.Array:
+        """In which copy of the cell positions `[..., d]` are, in units of its edges, int32 `[..., d]`."""
+
+    @abc.abstractmethod
+    def offset(self, images: jax.Array) -> jax.Array:
+        """The distance of copies of the cell, int `[..., d]`, from it, `[..., d]`, unit length."""
+
+    @abc.abstractmethod
     def largest_cutoff(self, dimension: int) -> jax.Array:
         """The distance up to which a pair has one image only, float [], unit length."""
 

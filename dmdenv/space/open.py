@@ -24,6 +24,14 @@ class OpenSpace(Space, abc.ABC):
         """The positions themselves."""
         return positions
 
+    def images(self, positions: jax.Array) -> jax.Array:
+        """Zeros."""
+        return jnp.zeros(positions.shape, jnp.int32)
+
+    def offset(self, images: jax.Array) -> jax.Array:
+        """Zeros."""
+        return jnp.zeros(images.shape)
+
     def largest_cutoff(self, dimension: int) -> jax.Array:
         """Infinite: no pair has a second image."""
         return jnp.asarray(jnp.inf)

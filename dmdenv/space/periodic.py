@@ -28,6 +28,13 @@ class PeriodicSpace(Space, abc.ABC):
         """Positions moved by a displacement, both `[..., d]`, and wrapped into the cell."""
         return self.wrap(positions + displacement)
 
+    def images(self, positions: jax.Array) -> jax.Array:
+        whole = self.fractional(jax.lax.stop_gradient(positions - self.wrap(positions)))
+        return jnp.round(whole).astype(jnp.int32)
+
+    def offset(self, images: jax.Array) -> jax.Array:
+        return self.from_fractional(images.astype(self.cell_vectors(images.shape[-1]).dtype))
+
     def mean_position(self, positions: jax.Array, weights: jax.Array) -> jax.Array:
         """The mean direction on the circle of each axis: see `dmdenv.quantities.center`."""
         angle, w = 2 * jnp.pi * self.fractional(positions), weights[:, None]

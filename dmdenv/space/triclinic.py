@@ -77,7 +77,7 @@ class Triclinic(PeriodicSpace):
         return jnp.stack(coordinates[::-1], axis=-1)
 
     def from_fractional(self, fractional: jax.Array) -> jax.Array:
-        return fractional @ self.cell
+        return _product(fractional, self.cell)
 
     def volume(self, dimension: int) -> jax.Array:
         """The volume (area in 2-D) of the cell, float []."""

@@ -244,7 +244,7 @@ def test_a_chain_that_has_its_shape_has_no_distance_however_it_lies():
     p = env.default_params.replace(period=1e-6)  # in which nothing moves
 
     def step_from(positions):
-        start = state.replace(motion=state.motion.replace(positions=positions))
+        start = state.replace(motion=state.motion.replace(positions=positions, forces=state.motion.forces))
         observation, *_, info = STEPS["fold"](jax.random.key(0), start, jnp.zeros(8), p)
         return info["rmsd"], observation[4 * 8 :]
 
@@ -266,7 +266,8 @@ def test_shapes_are_chains_without_overlap(shape):
 
 def test_a_broken_bond_ends_the_episode():
     env, state = ENVS["fold"], started("fold")
-    torn = state.replace(motion=state.motion.replace(positions=state.positions.at[3:].add(5.0)))
+    torn = state.positions.at[3:].add(5.0)
+    torn = state.replace(motion=state.motion.replace(positions=torn, forces=state.motion.forces))
     *_, terminated, truncated, info = STEPS["fold"](jax.random.key(0), torn, jnp.zeros(8), env.default_params)
     assert terminated and not truncated and not info["nonfinite"]
 

@@ -118,7 +118,7 @@ def test_an_overflow_of_the_list_is_reported():
     method = NVE(dt=0.005)
     state = method.init(smooth_lennard_jones(), Periodic(side), r, pairs=neighbors)
     assert not state.overflow
-    crowded = state.replace(positions=0.8 * r)
+    crowded = state.place(smooth_lennard_jones(), 0.8 * r)
     assert run(method, smooth_lennard_jones(), crowded, 1)[0].overflow
 
 
@@ -134,7 +134,7 @@ def test_the_box_may_change_between_steps():
     @jax.jit
     def squeeze(state):
         space = Periodic(state.space.box * shrink)
-        return method.step(potential, state.replace(space=space, positions=state.positions * shrink))
+        return method.step(potential, state.deform(potential, space))
 
     work = 0.0
     for _ in range(steps):
