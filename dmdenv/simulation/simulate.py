@@ -11,6 +11,7 @@ checkpoint equals the uninterrupted one. (Where a list has grown, pairs may be i
 differently; then chunks of the same length give the same bits.)
 """
 
+import contextlib
 import functools
 import time
 from collections.abc import Callable, Sequence
@@ -25,8 +26,16 @@ from jax.tree_util import Partial
 
 from dmdenv._core.fields import Whole
 from dmdenv.neighbors import ListOverflow, capacities, grow, overflowed, with_capacities
-from dmdenv.simulation.checkpoints import restore_checkpoint, restore_item, save_checkpoint, saved_steps
+from dmdenv.simulation.checkpoints import (
+    CheckpointNotWritten,
+    restore_checkpoint,
+    restore_item,
+    save_checkpoint,
+    saved_steps,
+)
 from dmdenv.simulation.interruption import Interruption
+from dmdenv.simulation.lock import lock_folder
+from dmdenv.simulation.progress import compile_first
 from dmdenv.simulation.progress import progress as progress_bar
 
 State = TypeVar("State")
@@ -90,8 +99,8 @@ def simulate(
         state = simulate(Partial(NVE.step, nve, potential), state, 10**6, observe=energy, every=100, writers=[recorder])
 
     Called again with the `folder` of a simulation that was interrupted, it continues where that one stopped; with more
-    steps, it continues a finished one. Ctrl-C and SIGTERM stop it after the present chunk, with a checkpoint if there
-    is a folder.
+    steps, it continues a finished one. Ctrl-C and SIGTERM stop it after the present chunk, a second one at once, with a
+    checkpoint of all finished chunks if there is a folder. One simulation at a time uses a folder.
 
     Args:
         step: one time step, from state to state. As a `jax.tree_util.Partial` of a function and its arguments it is
@@ -105,7 +114,7 @@ def simulate(
             a chunk are on the device at once.
         folder: for checkpoints: at the end, at an interruption, at an error, and in between.
         save_interval: seconds between two checkpoints.
-        progress: whether to show a bar, on stderr.
+        progress: whether to show a bar, and to say what is being compiled, on stderr.
 
     Returns:
         The state after all steps; its neighbour lists may have larger capacities than those of `state`.
@@ -113,6 +122,10 @@ def simulate(
     Raises:
         ValueError: for `steps` below 0, `every` below 1, a chunk that is no multiple of `every`; for a folder with
             more steps than these, or with a state of another structure.
+        DamagedCheckpoint: when the last checkpoint in the folder is not what was written; the message names it, and the
+            one before it to go on from.
+        CheckpointNotWritten: when the disk is full; the message says which checkpoint is safe.
+        BlockingIOError: when another process uses the folder.
         ListOverflow: when a neighbour list overflows with any capacity, or has overflowed before the start.
         FloatingPointError: when a number in the state is no longer finite; the message says which and at which step.
         Interrupted: after Ctrl-C or SIGTERM.
@@ -126,32 +139,36 @@ def simulate(
             "a neighbour list of the state has overflowed before the first step; allocate it with more slack"
         )
     folder = None if folder is None else Path(folder)
-    done, state = _last(folder, state)
-    if done > steps:
-        raise ValueError(f"steps = {steps}; must be >= {done}, the steps that {folder} holds")
-    chunks = _Chunks(step, observe, chunk if observe is None else every, chunk)
-    saved, saved_at = None, time.monotonic()
-    try:
-        with (
-            Interruption() as interruption,
-            progress_bar(total=steps, initial=done, unit="step", unit_scale=True, disable=not progress) as bar,
-        ):
-            while done < steps:
-                count = min(chunk - done % chunk, steps - done)
-                state, following, observations = chunks.run_checked(state, done, count)
-                numbers = np.arange(done // every + 1, (done + count) // every + 1) * every
-                if observe is not None and len(numbers):
-                    observed = _on_host(observations, len(numbers))
-                    for writer in writers:
-                        writer(numbers, observed)
-                state, done = following, done + count
-                bar.update(count)
-                if folder is not None and time.monotonic() - saved_at > save_interval:
-                    saved, saved_at = _save(folder, done, state), time.monotonic()
-                interruption.check()
-    finally:
-        if folder is not None and saved != done:
-            _save(folder, done, state)
+    with contextlib.nullcontext() if folder is None else lock_folder(folder), Interruption() as interruption:
+        done, state = _last(folder, state)
+        if done > steps:
+            raise ValueError(f"steps = {steps}; must be >= {done}, the steps that {folder} holds")
+        chunks = _Chunks(step, observe, chunk if observe is None else every, chunk, interruption, aloud=progress)
+        checkpoints = _Checkpoints(folder, interruption)
+        try:
+            with progress_bar(total=steps, initial=done, unit="step", unit_scale=True, disable=not progress) as bar:
+                while done < steps:
+                    count = min(chunk - done % chunk, steps - done)
+                    state, following, observations = chunks.run_checked(state, done, count)
+                    numbers = np.arange(done // every + 1, (done + count) // every + 1) * every
+                    if observe is not None and len(numbers):
+                        observed = _on_host(observations, len(numbers))
+                        for writer in writers:
+                            writer(numbers, observed)
+                    state, done = following, done + count
+                    bar.update(count)
+                    if checkpoints.age() > save_interval:
+                        checkpoints.save(done, state)
+                    interruption.check()
+        except CheckpointNotWritten:
+            raise
+        except BaseException as error:
+            try:
+                checkpoints.save(done, state)
+            except CheckpointNotWritten as failed:
+                error.add_note(str(failed))
+            raise
+        checkpoints.save(done, state)
     return state
 
 
@@ -163,27 +180,58 @@ def _last(folder: Path | None, state: State) -> tuple[int, State]:
     return saved[-1], restore_checkpoint(folder, saved[-1], template)
 
 
+class _Checkpoints:
+    """The checkpoints that a simulation writes, if it has a folder."""
+
+    def __init__(self, folder: Path | None, interruption: Interruption):
+        self.folder, self.interruption = folder, interruption
+        self._saved_at = time.monotonic()
+
+    def age(self) -> float:
+        """Seconds since the last one, or since the start."""
+        return time.monotonic() - self._saved_at
+
+    def save(self, done: int, state: Any) -> None:
+        """Write one, unless it is there already."""
+        if self.folder is not None:
+            with self.interruption.deferred():
+                save_checkpoint(self.folder, done, state, capacities=capacities(state))
+            self._saved_at = time.monotonic()
+
+
 def _on_host(observations: Any, count: int) -> Any:
     """The first few of the observations, as numpy arrays."""
     return jax.tree.map(lambda y: np.asarray(y)[:count], observations)
 
 
-def _save(folder: Path, done: int, state: Any) -> int:
-    save_checkpoint(folder, done, state, capacities=capacities(state))
-    return done
-
-
 class _Chunks:
     """A compiled chunk, and its repetition where it failed."""
 
-    def __init__(self, step: Callable, observe: Callable | None, every: int, chunk: int):
+    def __init__(
+        self,
+        step: Callable,
+        observe: Callable | None,
+        every: int,
+        chunk: int,
+        interruption: Interruption,
+        *,
+        aloud: bool,
+    ):
         self.step, self.observe = _partial(step), _partial(observe or _nothing)
-        self.every, self.slots = every, chunk // every
+        self.static = {"every": every, "slots": chunk // every}
+        self.interruption, self.aloud = interruption, aloud
+        self._compiled_for: Any = None
 
     def run(self, state: Any, done: int, count: int) -> tuple[Any, Any]:
         """The state and the observations `count` steps after step `done`."""
-        static = {"every": self.every, "slots": self.slots}
-        return _run(self.step, self.observe, state, jnp.int32(done % self.every), jnp.int32(count), **static)
+        arguments = self.step, self.observe, state, jnp.int32(done % self.static["every"]), jnp.int32(count)
+        types = [(jax.typeof(leaf), getattr(leaf, "sharding", None)) for leaf in jax.tree.leaves(state)]
+        if types != self._compiled_for:
+            about = {"interruption": self.interruption, "aloud": self.aloud}
+            compile_first("the simulation", _run, *arguments, **about, **self.static)
+            self._compiled_for = types
+        result = _run(*arguments, **self.static)
+        return self.interruption.wait_for(lambda: jax.block_until_ready(result))
 
     def run_checked(self, state: State, done: int, count: int) -> tuple[State, State, Any]:
         """The state, perhaps with larger lists; and the state and the observations `count` steps later."""

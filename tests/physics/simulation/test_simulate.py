@@ -1,12 +1,15 @@
 """The host's loop: chunks, observations, lists that grow, what goes wrong, restarts that are the same bit for bit."""
 
+import errno
 import importlib
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +19,14 @@ from jax.tree_util import Partial
 
 from dmdenv.differentiation import rollout
 from dmdenv.neighbors import AllPairs, ListOverflow, allocate, grow, neighbor_sum, overflowed, update
-from dmdenv.simulation import Recorder, simulate
+from dmdenv.simulation import (
+    CheckpointNotWritten,
+    DamagedCheckpoint,
+    Interrupted,
+    Interruption,
+    Recorder,
+    simulate,
+)
 from dmdenv.simulation.checkpoints import saved_steps
 from dmdenv.space import Periodic
 
@@ -73,6 +83,11 @@ def test_any_number_of_steps_is_what_rollout_gives_from_one_compilation():
     assert WALK.traces == 1
 
 
+def test_the_whole_simulation_compiles_its_step_once(compilations):
+    simulate(Partial(Walk(), 0.1), start(), 30, observe=look, every=5, chunk=10, **QUIET)
+    assert len([name for name in compilations if "_run" in name]) == 1
+
+
 def test_another_parameter_compiles_nothing():
     walk = Walk()
     small, large = (simulate(Partial(walk, size), start(), 30, chunk=10, **QUIET) for size in (0.1, 0.2))
@@ -86,6 +101,7 @@ def test_progress_goes_to_stderr_where_it_is_asked_for(capsys):
     assert out == ""
     assert "20.0/20.0" in err
     assert "step/s" in err
+    assert err.count("compiling the simulation ...") == 1
     simulate(STEP, start(), 20, chunk=20, **QUIET)
     assert capsys.readouterr().err == ""
 
@@ -149,9 +165,10 @@ def exact(step, steps, **changes):
     [pytest.param(CLUMPING, 60, id="clump", marks=pytest.mark.slow), pytest.param(SHRINKING, 110, id="shrinking box")],
 )
 @pytest.mark.usefixtures("through_cells")
-def test_a_list_that_overflows_grows_and_no_pair_is_lost(step, steps):
+def test_a_list_that_overflows_grows_and_no_pair_is_lost(step, steps, capsys):
     before, recorder = scattered(), Recorder()
-    after = simulate(step, before, steps, writers=[recorder], **CHUNKS)
+    after = simulate(step, before, steps, writers=[recorder], **{**CHUNKS, "progress": True})
+    assert capsys.readouterr().err.count("compiling the simulation ...") >= 2
     assert not overflowed(after)
     assert after["pairs"].indices.size > before["pairs"].indices.size
     expected = exact(step, steps)
@@ -283,6 +300,78 @@ def test_a_finished_simulation_is_read_and_continued(tmp_path):
         simulate(STEP, {**start(), "x": jnp.zeros((4, 2))}, 70, folder=tmp_path, **options)
 
 
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_checkpoint_is_named_and_without_it_the_simulation_goes_on(tmp_path):
+    options = {"chunk": 20, "folder": tmp_path, **QUIET}
+    simulate(STEP, start(), 60, save_interval=0.0, **options)
+    assert saved_steps(tmp_path) == [20, 40, 60]
+    array = max((path for path in (tmp_path / "60").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(array.read_bytes())
+    content[len(content) // 2] ^= 4
+    array.write_bytes(content)
+    told = f"checkpoint 60 in {tmp_path} is damaged: .*; to go on from checkpoint 40, delete {tmp_path / '60'}"
+    with pytest.raises(DamagedCheckpoint, match=told):
+        simulate(STEP, start(), 80, **options)
+    shutil.rmtree(tmp_path / "60")
+    assert_same_bits(simulate(STEP, start(), 80, **options), simulate(STEP, start(), 80, chunk=20, **QUIET))
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="there is none on macOS")
+def test_a_full_disk_stops_a_simulation_that_goes_on_when_there_is_room(tmp_path, monkeypatch):
+    allocate_file, options = os.posix_fallocate, {"chunk": 20, "folder": tmp_path, "save_interval": 0.0, **QUIET}
+
+    def full(*arguments):
+        if saved_steps(tmp_path) == [20, 40]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        allocate_file(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(
+            CheckpointNotWritten, match=r"checkpoint 60 .*: No space left on device; checkpoint 40 is sa"
+        ):
+            simulate(STEP, start(), 100, **options)
+        with pytest.raises(KeyboardInterrupt) as stop:  # another error is not hidden by it
+            simulate(STEP, start(), 100, observe=look, writers=[Stops(at=75)], chunk=20, folder=tmp_path, **QUIET)
+        assert "No space left on device; checkpoint 40 is safe" in stop.value.__notes__[0]
+    assert saved_steps(tmp_path) == [20, 40]
+    assert_same_bits(simulate(STEP, start(), 100, **options), simulate(STEP, start(), 100, chunk=20, **QUIET))
+
+
+def test_two_simulations_do_not_share_a_folder(tmp_path):
+    def intrude(steps, observations):
+        simulate(STEP, start(), 40, folder=tmp_path, **QUIET)
+
+    with pytest.raises(BlockingIOError, match=f"{tmp_path} is in use by process {os.getpid()} on .*; must be free"):
+        simulate(STEP, start(), 40, observe=look, chunk=20, writers=[intrude], folder=tmp_path, **QUIET)
+    assert saved_steps(tmp_path) == [0]
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
+
+
+def test_two_signals_stop_a_compilation_at_once_and_nothing_is_lost(tmp_path, monkeypatch):
+    over = threading.Event()
+
+    def compile_forever(lowered):
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not signalled:
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        over.wait()
+
+    signalled, record = [], Interruption._record
+    with monkeypatch.context() as patch:
+        patch.setattr(Interruption, "_record", lambda *a: (signalled.append(record(*a)), None)[1])
+        patch.setattr(jax.stages.Lowered, "compile", compile_forever)
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            simulate(STEP, start(), 40, chunk=20, folder=tmp_path, **QUIET)
+    over.set()
+    assert saved_steps(tmp_path) == [0]
+    expected = simulate(STEP, start(), 40, chunk=20, **QUIET)
+    assert_same_bits(simulate(STEP, start(), 40, chunk=20, folder=tmp_path, **QUIET), expected)
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("through_cells")
 def test_lists_that_have_grown_come_back_with_their_room(tmp_path):
@@ -342,3 +431,41 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_rest_is_the_same(tmp_path):
     rest, unbroken = (run(folder, 0).communicate(timeout=120)[0].split() for folder in (tmp_path, "none"))
     assert int(rest[0]) == done + 10
     assert rest[-1] == unbroken[-1]
+
+
+COMPILES = """
+import sys
+import jax, jax.numpy as jnp
+from dmdenv.simulation import Interrupted, simulate
+
+def step(x):
+    for _ in range(3000):
+        x = jnp.sin(x @ x)[::-1] + x
+    return x
+
+try:
+    simulate(step, jnp.ones((4, 4)), 10, folder=sys.argv[1])
+except Interrupted as interrupted:
+    sys.exit(interrupted.exit_code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_process_that_compiles_stops_at_the_second_signal(tmp_path, number):
+    environment = {name: value for name, value in os.environ.items() if "COMPILATION_CACHE" not in name}
+    command = [sys.executable, "-c", COMPILES, str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**environment, "JAX_PLATFORMS": "cpu"})
+    with process:
+        assert process.stderr is not None
+        for words in ("compiling the simulation", "stopping at the next safe moment"):
+            while words not in (line := process.stderr.readline()):
+                assert line, "the process ended early"
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(3)  # it has been traced, and XLA compiles it
+            process.send_signal(number)
+        rest = process.stderr.read()
+    assert process.returncode == 128 + number
+    assert "compiled in" not in rest
+    assert "Traceback" not in rest
+    assert saved_steps(tmp_path) == [0]
