@@ -35,11 +35,11 @@ class Config(Declared):
         ValueError: for a bad value; the message names the field, the value and what is valid.
     """
 
-    updates: int = whole(100, at_least=1)
+    updates: int = whole(100, at_least=1, at_most=10**9)
     """Updates of the policy in a training run."""
-    num_envs: int = whole(64, at_least=1)
+    num_envs: int = whole(64, at_least=1, at_most=10**9)
     """Environments in the batch."""
-    window: int = whole(32, at_least=1)
+    window: int = whole(32, at_least=1, at_most=10**9)
     """Steps per update, and how far ahead the gradient sees."""
     hidden: tuple[int, ...] = sizes((64, 64))
     """Sizes of the policy's hidden layers."""

@@ -5,12 +5,15 @@ And what makes them quick, since compilation takes most of the time: XLA optimis
 """
 
 import argparse
+import contextlib
 import hashlib
 import itertools
 import os
 import pathlib
 import platform
 import re
+import signal
+import threading
 import zlib
 
 # XLA calls every program that it loads one of another machine, by two preferences that no machine has, in kilobytes.
@@ -123,6 +126,39 @@ def compilations():
     jax.monitoring.register_event_duration_secs_listener(note)
     yield found
     jax.monitoring.unregister_event_duration_listener(note)
+
+
+@pytest.fixture
+def stuck_compiler(monkeypatch):
+    """A function: in its context the compilation of a program does not end, and SIGTERM is sent twice."""
+    from dmdenv.simulation import Interruption
+
+    @contextlib.contextmanager
+    def arrange(name):
+        signals, over = [], threading.Event()
+        compiled, record = jax.stages.Lowered.compile, Interruption._record
+
+        def note(*arguments):
+            signals.append(arguments[1])
+            record(*arguments)
+
+        def compile_or_wait(lowered):
+            if f"module @jit_{name}" not in lowered.as_text()[:200]:
+                return compiled(lowered)
+            os.kill(os.getpid(), signal.SIGTERM)
+            while not signals:
+                pass
+            os.kill(os.getpid(), signal.SIGTERM)
+            return over.wait()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Interruption, "_record", note)
+            patch.setattr(jax.stages.Lowered, "compile", compile_or_wait)
+            yield
+        assert len(signals) == 2
+        over.set()
+
+    return arrange
 
 
 @pytest.fixture

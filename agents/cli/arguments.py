@@ -8,6 +8,7 @@ from typing import Any
 from dmdenv.agents.cli.errors import UsageError, as_usage_error
 from dmdenv.envs.base import Env, Params
 from dmdenv.envs.registry import configured, entry_of, env_class, make_env
+from dmdenv.simulation.progress import say
 
 
 def parse_env_id(typed: str | None) -> str | None:
@@ -42,6 +43,9 @@ def parse_env(id: str, assignments: Sequence[str], *, base: dict[str, Any] | Non
                 _check_type(name, value, fields[name])
             config[name] = value
             configured(id, **config)  # one by one, so that the message names the right argument
+    env = configured(id, **config)
+    if type(env).prepare is not Env.prepare or env.neighborhood is not None:
+        say(f"preparing {id}: compiling what its initial states need ...")
     return make_env(id, **config)
 
 
@@ -87,3 +91,13 @@ def check_at_least(flag: str, value: int, least: int) -> None:
     """
     if value < least:
         raise UsageError(f"{flag} {value}: must be an integer >= {least}")
+
+
+def check_seed(seed: int) -> None:
+    """Refuse a seed that JAX would cut to 32 bits: two of them would be the same.
+
+    Raises:
+        UsageError: naming the option, its value and what is valid.
+    """
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"--seed {seed}: must be an integer from 0 to {2**32 - 1}")

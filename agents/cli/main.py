@@ -55,25 +55,27 @@ def _parse(arguments: list[str]) -> Any:
 
 
 def _train_options(arguments: list[str]) -> type[TrainOptions]:
-    """`TrainOptions` with the settings of the chosen agent; when a run is resumed, with those of the run."""
+    """`TrainOptions` with the settings of the chosen agent; when a run is resumed, with its settings and options."""
     from dmdenv.agents.base import get_agent
 
     first = argparse.ArgumentParser(prog="dmdenv train", add_help=False, allow_abbrev=False)
     first.add_argument("--agent")
     first.add_argument("--resume", type=Path)
     known, _ = first.parse_known_args(arguments)
+    options: dict[str, Any] = {}
     if known.resume is not None:
-        from dmdenv.agents.runs.run import Run
+        from dmdenv.agents.runs.run import read_settings_of_run
 
         with as_usage_error(f"--resume {known.resume}"):
-            config = Run.open(known.resume).config
+            config, options = read_settings_of_run(known.resume)
     else:
         with as_usage_error(f"--agent {known.agent}"):
             config = get_agent(known.agent or DEFAULT_AGENT).Config()
     # Values are checked when the command runs, not while tyro parses, so that the message is the Config's own.
     unchecked = type("Settings", (type(config),), {"__doc__": type(config).__doc__, "__post_init__": lambda self: None})
     default = unchecked(**dataclasses.asdict(config))
-    fields = [("config", OmitArgPrefixes[unchecked], dataclasses.field(default=default))]
+    fields: list[Any] = [("config", OmitArgPrefixes[unchecked], dataclasses.field(default=default))]
+    fields += [(name, type(value), dataclasses.field(default=value)) for name, value in options.items()]
     return dataclasses.make_dataclass(
         "TrainOptions", fields, bases=(TrainOptions,), frozen=True, namespace={"__doc__": TrainOptions.__doc__}
     )

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, UseAppendAction, arg
 
 DEFAULT_AGENT = "apg"
+KEPT_OPTIONS = ("checkpoint_every", "eval_episodes", "film")  # of `train`; a resumed run keeps those that it began with
 
 
 def _option(metavar: str, default: str) -> Any:
@@ -44,7 +45,7 @@ class TrainOptions:
 
     Everything is written into one run folder: config.json, metrics.jsonl, checkpoints/, learning_curve.png,
     evaluation.json, film.mp4. Ctrl-C finishes the current update, writes a checkpoint and prints the command that
-    resumes the run; the result is bit for bit that of an uninterrupted run.
+    resumes the run; the result is bit for bit that of an uninterrupted run. A second Ctrl-C stops at once.
     """
 
     env_id: Annotated[Positional[str | None], _option("ENV", "required unless a run is resumed")] = None

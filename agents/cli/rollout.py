@@ -8,7 +8,7 @@ import jax
 
 from dmdenv._core.fields import field_values
 from dmdenv.agents.base import Policy, SpaceMismatchError
-from dmdenv.agents.cli.arguments import check_at_least, parse_env, parse_env_id, parse_params
+from dmdenv.agents.cli.arguments import check_at_least, check_seed, parse_env, parse_env_id, parse_params
 from dmdenv.agents.cli.errors import UsageError, as_usage_error
 from dmdenv.agents.cli.options import RolloutOptions
 from dmdenv.agents.policies import random_policy, zero_policy
@@ -17,6 +17,7 @@ from dmdenv.agents.runs.film import film_states, record_episode
 from dmdenv.agents.runs.run import CHECKPOINTS, Run
 from dmdenv.envs.base import CapacityExceeded, Env, Params
 from dmdenv.simulation import Interrupted, Interruption
+from dmdenv.simulation.disk import one_line
 
 UNTRAINED = {"zero": zero_policy, "random": random_policy}
 
@@ -39,15 +40,18 @@ def rollout(options: RolloutOptions) -> int:
         UsageError: for an argument that is not valid.
     """
     check_at_least("--fps", options.fps, 1)
+    check_seed(options.seed)
     if options.film is not None and options.film.suffix != ".mp4":
         raise UsageError(f"--film {options.film}: must end in .mp4")
-    env, params, policy = _untrained(options) if options.policy in UNTRAINED else _trained(options)
-    if options.steps is not None:
-        with as_usage_error(f"--steps {options.steps}"):
-            params = params.replace(max_steps=options.steps)
     with Interruption() as interruption:
         try:
-            evaluation, states = record_episode(env, policy, jax.random.key(options.seed), params)
+            make = _untrained if options.policy in UNTRAINED else _trained
+            env, params, policy = interruption.wait_for(lambda: make(options))
+            if options.steps is not None:
+                with as_usage_error(f"--steps {options.steps}"):
+                    params = params.replace(max_steps=options.steps)
+            key = jax.random.key(options.seed)
+            evaluation, states = record_episode(env, policy, key, params, interruption=interruption)
             print(f"{env.id}, {len(states)} steps, metrics over the last {FINAL_STEPS}")
             print(format_table({options.policy: summarise(evaluation)}))
             if options.film is not None:
@@ -55,8 +59,8 @@ def rollout(options: RolloutOptions) -> int:
                 print(f"wrote\n  {options.film}")
         except Interrupted as stop:
             return stop.exit_code
-        except CapacityExceeded as error:
-            print(f"dmdenv: error: {error}", file=sys.stderr)
+        except (CapacityExceeded, OSError) as error:
+            print(f"dmdenv: error: {one_line(error)}", file=sys.stderr)
             return 1
     return 0
 
@@ -86,16 +90,24 @@ def _trained(options: RolloutOptions) -> Setup:
         if not run.saved_updates():
             raise UsageError(f"{argument}: no checkpoint yet; must be a run that has written one")
         policy = run.policy(run.restore(update))
-    if parse_env_id(options.env_id) not in (None, run.env.id):
-        raise UsageError(
-            f"ENV {options.env_id}: the policy was trained in {run.env.id}; must be {run.env.id} or absent"
-        )
+    _check_task(run.env, options)
     env = parse_env(run.env.id, options.env, base={"task": run.env.task, **field_values(run.env)})
     params = parse_params(run.params, options.params)
     with as_usage_error(f"--env {' '.join(options.env)}", (SpaceMismatchError,)):
         observation, _ = jax.eval_shape(env.reset, jax.random.key(0), params)
         _check_action_shape(env, policy, observation)
     return Setup(env, params, policy)
+
+
+def _check_task(env: Env, options: RolloutOptions) -> None:
+    """Refuse another environment or another task than those that the policy was trained for."""
+    trained = f"the policy was trained in {env.id}, task {env.task}"
+    if parse_env_id(options.env_id) not in (None, env.id):
+        raise UsageError(f"ENV {options.env_id}: {trained}; must be {env.id} or absent")
+    for assignment in options.env:
+        name, _, task = assignment.partition("=")
+        if name == "task" and task != env.task:
+            raise UsageError(f"--env {assignment}: {trained}; must be {env.task} or absent")
 
 
 def _check_action_shape(env: Env, policy: Policy, observation: jax.ShapeDtypeStruct) -> None:

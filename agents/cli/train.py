@@ -1,5 +1,6 @@
 """`dmdenv train`: a run from its first update to its film."""
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -12,9 +13,9 @@ import jax
 
 from dmdenv._core.fields import field_values
 from dmdenv.agents.base import SpaceMismatchError, get_agent
-from dmdenv.agents.cli.arguments import check_at_least, parse_env, parse_env_id, parse_params
+from dmdenv.agents.cli.arguments import check_at_least, check_seed, parse_env, parse_env_id, parse_params
 from dmdenv.agents.cli.errors import UsageError, as_usage_error
-from dmdenv.agents.cli.options import DEFAULT_AGENT, TrainOptions
+from dmdenv.agents.cli.options import DEFAULT_AGENT, KEPT_OPTIONS, TrainOptions
 from dmdenv.agents.runs.atomic_write import atomic_write
 from dmdenv.agents.runs.comparison import FINAL_STEPS, compare_policies, format_table
 from dmdenv.agents.runs.film import film_states, record_episode
@@ -24,7 +25,10 @@ from dmdenv.agents.runs.recipe import uses_float64
 from dmdenv.agents.runs.run import Run
 from dmdenv.agents.runs.training import train_run
 from dmdenv.envs.base import CapacityExceeded
-from dmdenv.simulation import Interrupted, Interruption
+from dmdenv.simulation import CheckpointNotWritten, Interrupted, Interruption
+from dmdenv.simulation.disk import one_line
+from dmdenv.simulation.lock import LOCK, lock_folder
+from dmdenv.simulation.progress import say
 
 
 def train(options: TrainOptions, settings: dict[str, Any]) -> int:
@@ -42,29 +46,49 @@ def train(options: TrainOptions, settings: dict[str, Any]) -> int:
     """
     check_at_least("--checkpoint-every", options.checkpoint_every, 1)
     check_at_least("--eval-episodes", options.eval_episodes, 2)
-    run = _create(options, settings) if options.resume is None else _resume(options, options.resume, settings)
-    print(f"run folder: {run.path}", flush=True)
-    with Interruption() as interruption:
+    with Interruption() as interruption, contextlib.ExitStack() as held:
+        try:
+            if options.resume is None:
+                run = _create(options, settings, interruption, held)
+            else:
+                run = _resume(options, options.resume, settings, interruption, held)
+            print(f"run folder: {run.path}", flush=True)
+        except Interrupted as stop:
+            return stop.exit_code
         try:
             run, state = train_run(run, checkpoint_every=options.checkpoint_every, interruption=interruption)
             _report(run, state, options, interruption)
         except Interrupted as stop:
-            saved = run.saved_updates()
-            reached = f"checkpoint after update {saved[-1]} of {run.config.updates}" if saved else "no checkpoint yet"
-            print(f"interrupted by {stop}; {reached}. To resume:\n  {_resume_command(run, options)}", flush=True)
+            print(f"interrupted by {stop}; {_reached(run)}. To resume:\n  {_resume_command(run, options)}", flush=True)
             return stop.exit_code
+        except OSError as error:  # a checkpoint says itself what is safe
+            safe = "" if isinstance(error, CheckpointNotWritten) else f"; {_reached(run)}"
+            resume = f"To resume: {_resume_command(run, options)}"
+            print(f"dmdenv: error: {one_line(error)}{safe}. {resume}", file=sys.stderr)
+            return 1
         except CapacityExceeded as error:
             print(f"dmdenv: error: {error}", file=sys.stderr)
             return 1
     return 0
 
 
-def _create(options: TrainOptions, settings: dict[str, Any]) -> Run:
-    """A new run and its folder."""
+def _reached(run: Run) -> str:
+    """Where a run is safe."""
+    saved = run.saved_updates()
+    return f"checkpoint after update {saved[-1]} of {run.config.updates}" if saved else "no checkpoint yet"
+
+
+def _create(
+    options: TrainOptions, settings: dict[str, Any], interruption: Interruption, held: contextlib.ExitStack
+) -> Run:
+    """A new run and its folder, which is locked as long as `held`."""
     if options.env_id is None:
         raise UsageError("ENV: missing; must be an environment of `dmdenv list`, or use --resume RUN_DIR")
-    env = parse_env(options.env_id, options.env)
-    agent_name = options.agent or DEFAULT_AGENT
+    id, agent_name = options.env_id, options.agent or DEFAULT_AGENT
+    seed = 0 if options.seed is None else options.seed
+    check_seed(seed)
+    config = _agent_config(agent_name, settings)
+    env = interruption.wait_for(lambda: parse_env(id, options.env))
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = options.run_dir or Path("runs") / f"{env.id.replace(':', '.')}-{agent_name}-{now}"
     run = Run(
@@ -72,12 +96,15 @@ def _create(options: TrainOptions, settings: dict[str, Any]) -> Run:
         env=env,
         params=parse_params(env.default_params, options.params),
         agent_name=agent_name,
-        config=_agent_config(agent_name, settings),
-        seed=options.seed or 0,
+        config=config,
+        seed=seed,
+        options={name: getattr(options, name) for name in KEPT_OPTIONS},
     )
-    with as_usage_error(f"ENV {options.env_id}", (SpaceMismatchError,)):
+    with as_usage_error(f"ENV {id}", (SpaceMismatchError,)):
         jax.eval_shape(run.initial_state)
+    interruption.check()
     with as_usage_error(f"--run-dir {path}"):
+        held.enter_context(lock_folder(path))
         return run.create()
 
 
@@ -93,10 +120,17 @@ def _agent_config(agent_name: str, settings: dict[str, Any]) -> Any:
         return agent_config(**settings)
 
 
-def _resume(options: TrainOptions, path: Path, settings: dict[str, Any]) -> Run:
-    """The run of an existing folder; what determines its result cannot change."""
+def _resume(
+    options: TrainOptions,
+    path: Path,
+    settings: dict[str, Any],
+    interruption: Interruption,
+    held: contextlib.ExitStack,
+) -> Run:
+    """The run of an existing folder, which is locked as long as `held`; what determines its result cannot change."""
     with as_usage_error(f"--resume {path}"):
-        run = Run.open(path)
+        held.enter_context(lock_folder(path))
+        run = interruption.wait_for(lambda: Run.open(path))
     fixed = {
         "ENV": (parse_env_id(options.env_id), run.env.id),
         "--agent": (options.agent, run.agent_name),
@@ -118,11 +152,11 @@ def _resume(options: TrainOptions, path: Path, settings: dict[str, Any]) -> Run:
 def _resume_command(run: Run, options: TrainOptions) -> str:
     """The command that resumes a run."""
     words = ["dmdenv", "train", "--resume", str(run.path)]
-    for name in ("checkpoint_every", "eval_episodes"):
+    for name in KEPT_OPTIONS:
         value = getattr(options, name)
-        if value != type(options).__dataclass_fields__[name].default:
-            words += [_flag(name), str(value)]
-    words += [] if options.film else ["--no-film"]
+        if value == run.options.get(name) == getattr(TrainOptions, name):
+            continue
+        words += [_flag(name if value else f"no_{name}")] if isinstance(value, bool) else [_flag(name), str(value)]
     return ("JAX_ENABLE_X64=1 " if uses_float64() else "") + shlex.join(words)
 
 
@@ -133,18 +167,20 @@ def _report(run: Run, state: Any, options: TrainOptions, interruption: Interrupt
     skipped = sum(row.get("skipped") or 0 for row in rows)
     if skipped:
         print(f"{skipped:.0f} of {len(rows)} updates were skipped: their gradient was not finite")
-    print(f"evaluating on {options.eval_episodes} episodes ...", file=sys.stderr, flush=True)
+    say(f"evaluating on {options.eval_episodes} episodes ...")
     summary = compare_policies(run, state, episodes=options.eval_episodes, interruption=interruption)
     with atomic_write(run.evaluation_path) as partial:
         partial.write_text(json.dumps(summary, indent=2) + "\n")
     print(f"\n{format_table(summary['policies'])}\n")
     print(f"return of {options.eval_episodes} episodes, metrics over the last {FINAL_STEPS} steps, ± standard error\n")
     if options.film:
-        _, states = record_episode(run.env, run.policy(state), run.keys.film, run.params)
+        policy = run.policy(state)
+        _, states = record_episode(run.env, policy, run.keys.film, run.params, interruption=interruption)
         film_states(run.film_path, run.env, states, run.params, interruption=interruption)
     print("wrote")
     for path in sorted(run.path.iterdir()):
-        print(f"  {path}")
+        if path.name != LOCK:
+            print(f"  {path}")
 
 
 def _flag(name: str) -> str:

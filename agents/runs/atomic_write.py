@@ -4,13 +4,22 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from dmdenv.simulation.disk import flush
+
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, with the same suffix, to write to; it replaces `path` unless an error occurs."""
+    """A temporary path beside `path`, with the same suffix, to write to; it replaces `path` unless an error occurs.
+
+    Raises:
+        OSError: when it cannot be written, as on a full disk; it names `path`.
+    """
     partial = path.with_name(f".partial-{path.name}")
     try:
         yield partial
+        flush(partial)
         partial.replace(path)
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         partial.unlink(missing_ok=True)

@@ -1,10 +1,10 @@
 """Static capacities on the host: a computation in which one overflowed is repeated with a larger one."""
 
-import sys
 from collections.abc import Callable
 from typing import TypeVar
 
 from dmdenv.envs.base import Env
+from dmdenv.simulation.progress import say
 
 T = TypeVar("T")
 
@@ -32,9 +32,4 @@ def compute_within_capacity(env: Env, compute: Callable[[Env], T], overflow: Cal
 
 def report_overflow(env: Env, fraction: float) -> None:
     """Say on stderr that a computation is repeated, and why."""
-    print(
-        f"a capacity of {env.id} overflowed in {fraction:.1%} of the steps; repeating them with a larger one"
-        " (compiles again) ...",
-        file=sys.stderr,
-        flush=True,
-    )
+    say(f"a capacity of {env.id} overflowed in {fraction:.1%} of the steps; repeating them with a larger one")

@@ -12,7 +12,9 @@ from dmdenv.agents.evaluate import Evaluation, evaluate
 from dmdenv.agents.policies import random_policy, zero_policy
 from dmdenv.agents.runs.capacity import compute_within_capacity
 from dmdenv.agents.runs.run import Run
+from dmdenv.envs.base import Env
 from dmdenv.simulation import Interruption
+from dmdenv.simulation.progress import compile_first
 
 FINAL_STEPS = 64  # metrics are averaged over these last steps of an episode
 
@@ -28,27 +30,31 @@ def compare_policies(run: Run, state: Any, *, episodes: int, interruption: Inter
         run: the run; the episodes follow from its seed.
         state: the training state to evaluate.
         episodes: how many, at least 2.
-        interruption: checked before each policy.
+        interruption: checked before and after each compilation.
 
     Returns:
         What `evaluation.json` holds: for each policy the return and the final means, with standard errors.
     """
     policies: dict[str, Policy] = {
         "trained": run.policy(state),
-        "untrained": run.policy(run.initial_state()),
+        "untrained": run.policy(run.initial_state(interruption)),
         "zero": zero_policy(run.env),
         "random": random_policy(run.env),
     }
-    arguments = {"episodes": episodes, "steps": int(run.params.max_steps), "params": run.params}
+    options = {"episodes": episodes, "steps": int(run.params.max_steps), "params": run.params}
     results = {}
     env = run.env
     for name, policy in policies.items():
         interruption.check()
-        env, evaluation = compute_within_capacity(
-            env,
-            lambda env, policy=policy: _evaluate(env, policy, run.keys.evaluation, **arguments),
-            lambda evaluation: evaluation.overflow,
-        )
+
+        def compute(env: Env, name: str = name, policy: Policy = policy) -> Evaluation:
+            arguments = env, policy, run.keys.evaluation
+            compile_first(f"the evaluation of {name}", _evaluate, *arguments, interruption=interruption, **options)
+            interruption.check()
+            result = _evaluate(*arguments, **options)
+            return interruption.wait_for(lambda: jax.block_until_ready(result))
+
+        env, evaluation = compute_within_capacity(env, compute, lambda evaluation: evaluation.overflow)
         results[name] = summarise(evaluation)
     return {"episodes": episodes, "final_steps": FINAL_STEPS, "policies": results}
 

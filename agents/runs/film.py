@@ -1,11 +1,13 @@
 """Films: an episode, rendered frame by frame, as MP4."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import imageio.v2 as imageio
+import imageio_ffmpeg
 import jax
 import numpy as np
 
@@ -15,7 +17,7 @@ from dmdenv.agents.runs.atomic_write import atomic_write
 from dmdenv.agents.runs.capacity import compute_within_capacity
 from dmdenv.envs.base import Env, Params, State
 from dmdenv.simulation import Interruption
-from dmdenv.simulation.progress import progress
+from dmdenv.simulation.progress import compile_first, progress
 
 # imageio-ffmpeg would run Python code between fork and exec of the encoder, to protect it from Ctrl-C. Beside JAX's
 # threads that may hang. Without that code Ctrl-C ends the encoder too, which `film_states` expects.
@@ -32,14 +34,35 @@ def write_film(path: Path, frames: Iterable[np.ndarray], *, fps: int = 30) -> No
         frames: pictures of one shape, uint8 `[H, W, 3]`; an odd H or W is padded by one, since the codec needs them
             even.
         fps: frames per second.
+
+    Raises:
+        OSError: when the film is not complete, as on a full disk.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
     with atomic_write(path) as partial:
-        writer: Any = imageio.get_writer(partial, fps=fps, codec="libx264", quality=8, macro_block_size=2)
-        with writer:
+        options: Any = {
+            "fps": fps,
+            "codec": "libx264",
+            "quality": 8,
+            "macro_block_size": 2,
+            "ffmpeg_log_level": "quiet",
+        }
+        with contextlib.suppress(OSError), imageio.get_writer(partial, **options) as writer:
             for frame in frames:
+                count += 1
                 height, width, _ = frame.shape
                 writer.append_data(np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"))
+        if (found := _count_frames(partial)) != count:
+            raise OSError(f"{found} of {count} frames were written: the encoder failed, as it does on a full disk")
+
+
+def _count_frames(path: Path) -> int:
+    """The frames that a film has; 0 where it is none."""
+    try:
+        return imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+    except (RuntimeError, OSError):
+        return 0
 
 
 def film_states(
@@ -71,7 +94,9 @@ def film_states(
         raise
 
 
-def record_episode(env: Env, policy: Policy, key: jax.Array, params: Params) -> tuple[Evaluation, list[State]]:
+def record_episode(
+    env: Env, policy: Policy, key: jax.Array, params: Params, *, interruption: Interruption | None = None
+) -> tuple[Evaluation, list[State]]:
     """Run one episode and keep the state before each of its steps, on the host.
 
     Where a capacity of the environment overflows, the episode is repeated with a larger one.
@@ -81,17 +106,22 @@ def record_episode(env: Env, policy: Policy, key: jax.Array, params: Params) -> 
         policy: the policy that acts.
         key: consumed.
         params: the environment's parameters; `max_steps` must be concrete.
+        interruption: handles signals while the episode is compiled and run; none by default.
 
     Returns:
         `(evaluation, states)`: the evaluation, whose axis `episodes` has length 1, and as many states as the episode
         has steps.
     """
-    steps = int(params.max_steps)
-    _, result = compute_within_capacity(
-        env,
-        lambda env: _run_episode(env, policy, key, steps=steps, params=params),
-        lambda result: result[0].overflow,
-    )
+    waiting = interruption or Interruption()
+    options = {"steps": int(params.max_steps), "params": params}
+
+    def compute(env: Env) -> tuple[Evaluation, State]:
+        compile_first("an episode", _run_episode, env, policy, key, interruption=waiting, **options)
+        waiting.check()
+        result = _run_episode(env, policy, key, **options)
+        return waiting.wait_for(lambda: jax.block_until_ready(result))
+
+    _, result = compute_within_capacity(env, compute, lambda result: result[0].overflow)
     evaluation, states = jax.device_get(result)
     states = [jax.tree.map(lambda x, i=i: x[i], states) for i in range(int(evaluation.lengths))]
     return jax.tree.map(lambda x: x[None], evaluation), states

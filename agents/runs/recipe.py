@@ -1,5 +1,6 @@
 """`config.json`: the recipe of a run, from which environment, parameters, agent and settings are rebuilt."""
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -19,21 +20,22 @@ from dmdenv.envs.registry import entry_of, make_env
 
 
 class Recipe(NamedTuple):
-    """What determines the result of a run."""
+    """What determines the result of a run, and the options of the command that started it."""
 
     env: Env
     params: Params
     agent_name: str
     config: Any  # the agent's Config
     seed: int
+    options: dict[str, Any]  # of the command: what a resumed run keeps, and does not change its result
 
 
 def write_recipe(path: Path, recipe: Recipe) -> None:
-    """Write a recipe as JSON, with the precision and the versions in use.
+    """Write a recipe as JSON, with the precision and the versions in use, and a checksum.
 
     All parameters are written, so that a run keeps its own when a default changes later.
     """
-    env, params, agent_name, config, seed = recipe
+    env, params, agent_name, config, seed, options = recipe
     content = {
         "env": {
             **entry_of(type(env)).arguments,  # id, and task where it has several
@@ -42,6 +44,7 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
         },
         "agent": {"name": agent_name, "config": field_values(config)},
         "seed": seed,
+        "options": options,
         "float64": uses_float64(),
         "versions": {
             "dmdenv": dmdenv.__version__,
@@ -51,7 +54,7 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
         },
     }
     with atomic_write(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.write_text(json.dumps({**content, "sha256": _checksum(content)}, indent=2) + "\n")
 
 
 def read_recipe(path: Path, *, env_config: dict[str, Any] | None = None) -> Recipe:
@@ -62,24 +65,64 @@ def read_recipe(path: Path, *, env_config: dict[str, Any] | None = None) -> Reci
         env_config: static fields of the environment that replace those of the recipe, such as larger capacities.
 
     Raises:
-        ValueError: when the file is not a recipe, or fits neither this version nor this precision.
+        ValueError: when the file is not a recipe, is damaged, or fits neither this version nor this precision.
     """
+    content = _read(path)
     try:
-        content = json.loads(path.read_text())
         float64, env, agent = content["float64"], content["env"], content["agent"]
         if float64 != uses_float64():
             raise ValueError(f"{path} was written with JAX_ENABLE_X64={int(float64)}; set it to resume the run")
         static = _lists_to_tuples(env["config"] if env_config is None else env_config)
         rebuilt = make_env(env["id"], task=env.get("task"), **static)
+        config, options = _settings(content)
         return Recipe(
             env=rebuilt,
             params=rebuilt.default_params.replace(**_lists_to_tuples(env["params"])),
             agent_name=agent["name"],
-            config=get_agent(agent["name"]).Config(**_lists_to_tuples(agent["config"])),
+            config=config,
             seed=content["seed"],
+            options=options,
         )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not the recipe of a run ({error!r})") from None
+    except (KeyError, TypeError) as error:
+        raise _not_a_recipe(path, error) from None
+
+
+def read_settings(path: Path) -> tuple[Any, dict[str, Any]]:
+    """The agent's `Config` and the options of a recipe, without its environment.
+
+    Raises:
+        ValueError: as `read_recipe`.
+    """
+    content = _read(path)
+    try:
+        return _settings(content)
+    except (KeyError, TypeError) as error:
+        raise _not_a_recipe(path, error) from None
+
+
+def _settings(content: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    agent = content["agent"]
+    return get_agent(agent["name"]).Config(**_lists_to_tuples(agent["config"])), content["options"]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a recipe, if it is what was written."""
+    try:
+        content = json.loads(path.read_bytes())
+        checksum = content.pop("sha256")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _not_a_recipe(path, error) from None
+    if checksum != _checksum(content):
+        raise ValueError(f"{path} is damaged or has been edited: it does not agree with its sha256")
+    return content
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _not_a_recipe(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is not the recipe of a run ({error!r})")
 
 
 def uses_float64() -> bool:

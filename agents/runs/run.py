@@ -2,7 +2,7 @@
 
 | name | what it is |
 |---|---|
-| `config.json` | the recipe: environment, parameters, agent, seed, precision; and the versions it was written with |
+| `config.json` | the recipe: environment, parameters, agent, seed, precision; options, versions, checksum |
 | `metrics.jsonl` | one line per update |
 | `checkpoints/` | the last few training states, by number of updates; a resumed run equals an uninterrupted one |
 | `learning_curve.png`, `evaluation.json`, `film.mp4` | the results |
@@ -17,9 +17,12 @@ import jax
 
 from dmdenv._core.fields import field_values
 from dmdenv.agents.base import Agent, Policy, get_agent
-from dmdenv.agents.runs.recipe import Recipe, read_recipe, write_recipe
+from dmdenv.agents.runs.recipe import Recipe, read_recipe, read_settings, write_recipe
 from dmdenv.envs.base import Env, Params
+from dmdenv.simulation import Interruption
 from dmdenv.simulation.checkpoints import restore_checkpoint, restore_item, save_checkpoint, saved_steps
+from dmdenv.simulation.lock import LOCK
+from dmdenv.simulation.progress import compile_first
 
 CHECKPOINTS = "checkpoints"
 RECIPE = "config.json"
@@ -43,6 +46,7 @@ class Run:
     agent_name: str
     config: Any  # the agent's Config
     seed: int
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the command, for when the run is resumed
 
     def create(self) -> Self:
         """Make the folder and write the recipe into it.
@@ -50,10 +54,10 @@ class Run:
         Raises:
             FileExistsError: when the path exists and is not an empty folder.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        if self.path.exists() and (not self.path.is_dir() or any(entry.name != LOCK for entry in self.path.iterdir())):
             raise FileExistsError(f"{self.path} exists and is not an empty folder; must be a new path")
         self.path.mkdir(parents=True, exist_ok=True)
-        recipe = Recipe(self.env, self.params, self.agent_name, self.config, self.seed)
+        recipe = Recipe(self.env, self.params, self.agent_name, self.config, self.seed, self.options)
         write_recipe(self.path / RECIPE, recipe)
         return self
 
@@ -67,12 +71,10 @@ class Run:
 
         Raises:
             FileNotFoundError: when the folder is missing or holds no run.
-            ValueError: when the recipe is not understood, or fits neither this version nor this precision; when there
-                is no such checkpoint.
+            ValueError: when the recipe is not understood, is damaged, or fits neither this version nor this precision;
+                when there is no such checkpoint, or it is damaged.
         """
-        if not (path / RECIPE).is_file():
-            problem = f"has no {RECIPE}" if path.is_dir() else "is not a folder"
-            raise FileNotFoundError(f"{path} {problem}; must be a folder that `dmdenv train` has written")
+        _check_run(path)
         checkpoints = path / CHECKPOINTS
         saved = [update] if update is not None else saved_steps(checkpoints)[-1:]
         env_config = restore_item(checkpoints, saved[0], "env") if saved else None
@@ -90,9 +92,12 @@ class Run:
 
     # --- the training state ---------------------------------------------------------------------------------------
 
-    def initial_state(self) -> Any:
-        """The training state before the first update."""
-        return _init(self.agent, self.env, self.config, self.keys.train, self.params)
+    def initial_state(self, interruption: Interruption | None = None) -> Any:
+        """The training state before the first update; with an `interruption`, it says that it is compiled."""
+        arguments = self.agent, self.env, self.config, self.keys.train, self.params
+        if interruption is not None:
+            compile_first(f"the initial state of {self.agent_name}", _init, *arguments, interruption=interruption)
+        return _init(*arguments)
 
     def saved_updates(self) -> list[int]:
         """The numbers of updates at which there is a checkpoint, in order."""
@@ -102,18 +107,19 @@ class Run:
         """Write a checkpoint; returns its folder."""
         return save_checkpoint(self.checkpoints_path, int(state.updates), state, env=field_values(self.env))
 
-    def restore(self, update: int | None = None) -> Any:
+    def restore(self, update: int | None = None, *, interruption: Interruption | None = None) -> Any:
         """The training state of a checkpoint.
 
         Args:
             update: which checkpoint; None for the last one, or the initial state where there is none yet.
+            interruption: as in `initial_state`.
 
         Raises:
-            ValueError: when there is no such checkpoint, or it does not fit the recipe.
+            ValueError: when there is no such checkpoint, it is damaged, or it does not fit the recipe.
         """
         saved = self.saved_updates()
         if update is None and not saved:
-            return self.initial_state()
+            return self.initial_state(interruption)
         template = jax.eval_shape(self.initial_state)
         return restore_checkpoint(self.checkpoints_path, saved[-1] if update is None else update, template)
 
@@ -157,6 +163,23 @@ class Run:
     def evaluation_path(self) -> Path:
         """Trained, untrained, zero-action and random policies on the same episodes."""
         return self.path / "evaluation.json"
+
+
+def read_settings_of_run(path: Path) -> tuple[Any, dict[str, Any]]:
+    """The agent's `Config` and the options of the command of a run; its environment is not made.
+
+    Raises:
+        FileNotFoundError: when the folder is missing or holds no run.
+        ValueError: when the recipe is not understood, or is damaged.
+    """
+    _check_run(path)
+    return read_settings(path / RECIPE)
+
+
+def _check_run(path: Path) -> None:
+    if not (path / RECIPE).is_file():
+        problem = f"has no {RECIPE}" if path.is_dir() else "is not a folder"
+        raise FileNotFoundError(f"{path} {problem}; must be a folder that `dmdenv train` has written")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

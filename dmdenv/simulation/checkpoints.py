@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from dmdenv.simulation.disk import flush, one_line
+
 T = TypeVar("T")
 
 KEPT = 3  # checkpoints of a folder, the last ones
@@ -61,9 +63,13 @@ def save_checkpoint(folder: Path, step: int, state: object, **items: Any) -> Pat
         _write(folder, step, to_arrays(state), items)
     except (OSError, ValueError) as error:  # tensorstore has a ValueError for a full disk
         _delete_partial(folder)
-        safe = f"checkpoint {saved[-1]} is safe, and the next start goes on from it" if saved else "it is the first one"
+        safe = (
+            f"checkpoint {saved[-1]} is safe, and the next start goes on from it"
+            if saved
+            else "there is none before it"
+        )
         raise CheckpointNotWritten(
-            f"checkpoint {step} could not be written into {folder}: {_first_line(error)}; {safe}"
+            f"checkpoint {step} could not be written into {folder}: {one_line(error)}; {safe}"
         ) from None
     for old in [*saved, step][:-KEPT]:
         gone = (folder / str(old)).rename(folder / f"{_PARTIAL}{old}")  # at once, so that none is there in part
@@ -128,9 +134,9 @@ def _write(folder: Path, step: int, arrays: Mapping[str, np.ndarray], items: Map
         checkpointer.save(partial, args=ocp.args.Composite(state=ocp.args.StandardSave(dict(arrays)), **saved))
     (partial / SUMS).write_text(_checksums(partial))
     for entry in [*partial.rglob("*"), partial]:
-        _flush(entry)
+        flush(entry)
     partial.rename(folder / str(step))
-    _flush(folder)
+    flush(folder)
 
 
 def _check_space(folder: Path, size: int) -> None:
@@ -142,15 +148,6 @@ def _check_space(folder: Path, size: int) -> None:
     reserved.unlink()
 
 
-def _flush(path: Path) -> None:
-    """Wait until a file or a folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _delete_partial(folder: Path) -> None:
     """Delete what a killed or failed attempt has left."""
     for entry in folder.glob(f"{_PARTIAL}*"):
@@ -158,12 +155,6 @@ def _delete_partial(folder: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
         else:
             entry.unlink(missing_ok=True)
-
-
-def _first_line(error: Exception) -> str:
-    """An error as one line."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return text.partition("\n")[0]
 
 
 def _read(folder: Path, step: int, name: str, restore: Any) -> Any:
@@ -200,7 +191,7 @@ def _damage(checkpoint: Path) -> str:
         written = (checkpoint / SUMS).read_bytes().split(b"\n")
         found = _checksums(checkpoint).encode().split(b"\n")
     except OSError as error:
-        return f"{error.filename}: {error.strerror}"
+        return one_line(error)
     differing = {line[66:].decode(errors="replace") for line in set(written) ^ set(found)}  # after digest and spaces
     return f"{', '.join(sorted(differing))} differs from {SUMS}" if differing else ""
 

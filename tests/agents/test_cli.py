@@ -1,10 +1,12 @@
 """The command `dmdenv`: what it prints, what it writes, how it refuses bad arguments, stops and resumes."""
 
 import contextlib
+import errno
 import io
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +17,10 @@ import numpy as np
 import pytest
 
 from dmdenv.agents.cli.main import main
+from dmdenv.agents.runs import training
 from dmdenv.agents.runs.run import Run
 from dmdenv.simulation.checkpoints import to_arrays
+from dmdenv.simulation.lock import lock_folder
 from probe_envs import PROBES
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -105,6 +109,18 @@ def test_list_shows_spaces_configuration_and_parameters(capsys):
         ("train best_action --params speed=2", "--params speed=2: ProbeParams has no field 'speed'; valid fields: "),
         ("train best_action --window 0", "--window 0: window = 0; must be an integer >= 1"),
         ("train best_action --hidden 4 0", "--hidden 4 0: hidden = (4, 0); must be a tuple of integers >= 1"),
+        ("train best_action --updates -1", "--updates -1: updates = -1; must be an integer >= 1"),
+        (
+            "train best_action --num-envs 99999999999999999999",
+            "--num-envs 99999999999999999999: num_envs = 9999999999999",
+        ),
+        (
+            "train best_action --learning-rate nan",
+            "--learning-rate nan: learning_rate = nan; must be a finite number > 0",
+        ),
+        ("train best_action --seed -1", "--seed -1: must be an integer from 0 to 4294967295"),
+        ("train best_action --seed 99999999999999999999", "--seed 99999999999999999999: must be an integer from 0 to"),
+        ("rollout best_action --seed 4294967296", "--seed 4294967296: must be an integer from 0 to 4294967295"),
         ("train best_action --checkpoint-every 0", "--checkpoint-every 0: must be an integer >= 1"),
         ("train best_action --eval-episodes 1", "--eval-episodes 1: must be an integer >= 2"),
         (
@@ -154,7 +170,14 @@ def test_train_writes_a_run_folder(trained):
     names = ["checkpoints", "config.json", "evaluation.json", "film.mp4", "learning_curve.png", "metrics.jsonl"]
     assert sorted(p.name for p in path.iterdir()) == names
     assert all(str(path / name) in out for name in names)
-    assert "compiling" in err
+    things = [
+        "the initial state of apg",
+        "the update of apg",
+        "the evaluation of trained",
+        "the evaluation of untrained",
+    ]
+    things += ["the evaluation of zero", "the evaluation of random", "an episode"]
+    assert all(f"compiling {thing} ..." in err for thing in things)
     assert "6/6" in err
     run = Run.open(path)
     assert (run.env.time_step, run.params.max_steps, run.seed) == (0.1, 20, 4)  # pyright: ignore[reportAttributeAccessIssue]
@@ -201,7 +224,10 @@ def test_rollout_of_a_run_makes_a_film(trained, capsys):
     assert dmdenv("rollout", "--policy", path / "checkpoints" / "3") == 2
     assert "there is no checkpoint 3" in capsys.readouterr().err
     assert dmdenv("rollout", "best_action", "--policy", path) == 2
-    assert "ENV best_action: the policy was trained in point_mass" in capsys.readouterr().err
+    trained_in = "the policy was trained in point_mass, task probe; must be"
+    assert f"ENV best_action: {trained_in} point_mass or absent" in capsys.readouterr().err
+    assert dmdenv("rollout", "--policy", path, "--env", "task=shepherd") == 2
+    assert f"--env task=shepherd: {trained_in} probe or absent" in capsys.readouterr().err
 
 
 def test_rollout_needs_a_checkpoint(trained, capsys, tmp_path):
@@ -229,6 +255,37 @@ def test_interrupted_training_is_resumed_bit_for_bit(trained, capsys, interrupt_
     assert_equal_runs(Run.open(pathlib.Path("mass")), Run.open(trained[0]))
 
 
+def test_a_resumed_run_keeps_its_options(trained, capsys, interrupt_after):
+    interrupt_after(update=3)
+    assert dmdenv("train", "point_mass", *MASS, "--checkpoint-every", 2, "--no-film", "--run-dir", "mass") == 130
+    capsys.readouterr()
+    assert dmdenv("train", "--resume", "mass") == 0
+    run = Run.open(pathlib.Path("mass"))
+    assert not run.film_path.exists()
+    assert run.saved_updates() == [3, 4, 6]
+    assert_equal_runs(run, Run.open(trained[0]))  # of two episodes as well
+    assert dmdenv("train", "--resume", "mass", "--film") == 0
+    assert frames(run.film_path) == 20
+
+
+def test_two_signals_stop_the_compilation_of_an_evaluation_at_once(trained, capsys, stuck_compiler):
+    shutil.copytree(trained[0], "mass")
+    with stuck_compiler("evaluate"):
+        assert dmdenv("train", "--resume", "mass") == 143
+    assert "interrupted by SIGTERM; checkpoint after update 6 of 6. To resume:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("program", ["_init", "_update"])
+def test_two_signals_stop_the_compilation_of_a_training_at_once(program, capsys, stuck_compiler):
+    with stuck_compiler(program):
+        assert dmdenv("train", "point_mass", *MASS, "--no-film", "--run-dir", "mass") == 143
+    assert "interrupted by SIGTERM; no checkpoint yet. To resume:" in capsys.readouterr().out
+    assert sorted(path.name for path in pathlib.Path("mass").iterdir()) in (
+        ["config.json"],
+        ["config.json", "metrics.jsonl"],
+    )
+
+
 def assert_equal_runs(run, expected):
     """The same result, bit for bit."""
     states = [to_arrays(r.restore(r.config.updates)) for r in (run, expected)]
@@ -237,6 +294,89 @@ def assert_equal_runs(run, expected):
         np.testing.assert_array_equal(array, states[1][name], err_msg=name)
     assert run.evaluation_path.read_text() == expected.evaluation_path.read_text()
     assert len(run.metrics_path.read_text().splitlines()) == run.config.updates
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_offered(trained, capsys):
+    path = pathlib.Path("mass")
+    shutil.copytree(trained[0], path)
+    for file in (path / "checkpoints" / "6").rglob("manifest.ocdbt"):
+        flip(file)
+    told = "checkpoint 6 in mass/checkpoints is damaged: "
+    offered = "to go on from checkpoint 4, delete mass/checkpoints/6\n"
+    for arguments in (["train", "--resume", path], ["rollout", "--policy", path]):
+        assert dmdenv(*arguments) == 2
+        printed = capsys.readouterr().err
+        assert printed.startswith("dmdenv: error: --")
+        assert told in printed
+        assert printed.endswith(offered)
+        assert printed.count("\n") == 1
+    assert dmdenv("rollout", "--policy", path / "checkpoints" / "4", "--steps", 2) == 0
+    shutil.rmtree(path / "checkpoints" / "6")
+    assert dmdenv("train", "--resume", path, "--no-film") == 0
+    assert_equal_runs(Run.open(path), Run.open(trained[0]))
+
+
+def test_a_damaged_recipe_is_refused(trained, capsys):
+    path = pathlib.Path("mass")
+    shutil.copytree(trained[0], path)
+    recipe = path / "config.json"
+    recipe.write_text(recipe.read_text().replace('"seed": 4', '"seed": 5'))
+    assert dmdenv("train", "--resume", path) == 2
+    told = "--resume mass: mass/config.json is damaged or has been edited: it does not agree with its sha256"
+    assert told in capsys.readouterr().err
+    recipe.write_bytes(b"\xff" + recipe.read_bytes())
+    assert dmdenv("rollout", "--policy", path) == 2
+    assert "--policy mass: mass/config.json is not the recipe of a run" in capsys.readouterr().err
+
+
+def test_a_second_process_is_refused(trained, capsys):
+    with lock_folder(trained[0]):
+        assert dmdenv("train", "--resume", trained[0]) == 2
+    told = f"dmdenv: error: --resume {trained[0]}: {trained[0]} is in use by process {os.getpid()} on "
+    printed = capsys.readouterr().err
+    assert printed.startswith(told)
+    assert printed.count("\n") == 1
+
+
+def test_a_full_disk_is_told_in_one_line_with_what_is_safe(trained, capsys, monkeypatch):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "mass/metrics.jsonl")
+    log = training.append_metrics
+
+    def append(path, row):
+        if row["update"] == 4:
+            raise full
+        log(path, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "append_metrics", append)
+        assert dmdenv("train", "point_mass", *MASS, "--checkpoint-every", 2, "--no-film", "--run-dir", "mass") == 1
+    command = "dmdenv train --resume mass --checkpoint-every 2 --eval-episodes 2 --no-film"
+    last = capsys.readouterr().err.splitlines()[-1]
+    safe = "checkpoint after update 3 of 6"  # written when training stopped
+    assert last == f"dmdenv: error: mass/metrics.jsonl: No space left on device; {safe}. To resume: {command}"
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dmdenv.simulation.checkpoints._check_space", lambda *arguments: raise_(full))
+        assert dmdenv("train", "--resume", "mass") == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "checkpoint 4 could not be written into mass/checkpoints: " in last
+    assert "No space left on device; checkpoint 3 is safe" in last
+    assert last.endswith(command)
+    assert dmdenv("train", "--resume", "mass") == 0
+    assert_equal_runs(Run.open(pathlib.Path("mass")), Run.open(trained[0]))
+
+
+def raise_(error):
+    raise error
 
 
 @pytest.mark.slow

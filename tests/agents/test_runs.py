@@ -1,6 +1,9 @@
 """The run folder: what is written, what survives an interruption, and how capacities grow."""
 
+import errno
 import json
+import os
+import pathlib
 import subprocess
 
 import imageio.v3 as iio
@@ -170,6 +173,34 @@ def test_log_writes_null_for_what_is_not_finite(tmp_path):
     assert read_metrics(path) == [{"update": 1, "loss": None}]
 
 
+def test_a_damaged_line_of_the_log_is_named_and_left_out(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    for update in range(1, 6):
+        append_metrics(path, {"update": update, "loss": 0.5})
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[1] = lines[1].replace(b"{", b"\xfb")
+    lines[2] = lines[2].replace(b"update", b"updatd")
+    lines[3] = b"3\n"
+    path.write_bytes(b"".join(lines) + b'{"upd')
+    assert [row["update"] for row in read_metrics(path)] == [1, 5]
+    assert capsys.readouterr().err == "".join(f"{path}: line {n} is damaged and left out\n" for n in (2, 3, 4))
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_told_with_the_name_of_the_file(tmp_path, monkeypatch):
+    with pytest.raises(OSError, match="No space left on device: '/dev/full'"):
+        append_metrics(pathlib.Path("/dev/full"), {"update": 1})
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dmdenv.agents.runs.atomic_write.flush", full)
+    path = tmp_path / "evaluation.json"
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"), atomic_write(path) as partial:
+        partial.write_text("new")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     path = tmp_path / "result.txt"
     path.write_text("old")
@@ -208,6 +239,21 @@ def test_film_has_every_frame(tmp_path):
     decode = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", film, "-f", "rawvideo", "-pix_fmt", "gray", "-"]
     pixels = np.frombuffer(subprocess.run(decode, capture_output=True, check=True).stdout, np.uint8)
     np.testing.assert_allclose(pixels.reshape(10, 16 * 22).mean(axis=1), 20 * np.arange(10), atol=6)
+
+
+@pytest.mark.parametrize("broken", ["cut", "gone"])
+def test_a_film_that_the_encoder_does_not_finish_is_an_error(tmp_path, monkeypatch, broken):
+    count = imageio_ffmpeg.count_frames_and_secs
+
+    def count_damaged(path):
+        os.truncate(path, 700) if broken == "cut" else os.unlink(path)
+        return count(path)
+
+    monkeypatch.setattr(imageio_ffmpeg, "count_frames_and_secs", count_damaged)
+    frames = [np.full((16, 16, 3), 20 * i, np.uint8) for i in range(10)]
+    with pytest.raises(OSError, match=r"0 of 10 frames were written: the encoder failed.*film\.mp4"):
+        write_film(tmp_path / "film.mp4", frames)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_table_shows_flags_only_where_they_are_set():

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +22,6 @@ from dmdenv.simulation import (
     CheckpointNotWritten,
     DamagedCheckpoint,
     Interrupted,
-    Interruption,
     Recorder,
     simulate,
 )
@@ -350,23 +348,9 @@ def test_two_simulations_do_not_share_a_folder(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["0"]
 
 
-def test_two_signals_stop_a_compilation_at_once_and_nothing_is_lost(tmp_path, monkeypatch):
-    over = threading.Event()
-
-    def compile_forever(lowered):
-        os.kill(os.getpid(), signal.SIGTERM)
-        while not signalled:
-            pass
-        os.kill(os.getpid(), signal.SIGTERM)
-        over.wait()
-
-    signalled, record = [], Interruption._record
-    with monkeypatch.context() as patch:
-        patch.setattr(Interruption, "_record", lambda *a: (signalled.append(record(*a)), None)[1])
-        patch.setattr(jax.stages.Lowered, "compile", compile_forever)
-        with pytest.raises(Interrupted, match="SIGTERM"):
-            simulate(STEP, start(), 40, chunk=20, folder=tmp_path, **QUIET)
-    over.set()
+def test_two_signals_stop_a_compilation_at_once_and_nothing_is_lost(tmp_path, stuck_compiler):
+    with stuck_compiler("_run"), pytest.raises(Interrupted, match="SIGTERM"):
+        simulate(STEP, start(), 40, chunk=20, folder=tmp_path, **QUIET)
     assert saved_steps(tmp_path) == [0]
     expected = simulate(STEP, start(), 40, chunk=20, **QUIET)
     assert_same_bits(simulate(STEP, start(), 40, chunk=20, folder=tmp_path, **QUIET), expected)
