@@ -40,7 +40,7 @@ class Config(Declared):
     num_envs: int = whole(64, at_least=1, at_most=10**9)
     """Environments in the batch."""
     window: int = whole(32, at_least=1, at_most=10**9)
-    """Steps per update, and how far ahead the gradient sees."""
+    """Steps per update, and how far ahead the gradient sees; chaotic tasks need fewer, see their pages in docs/."""
     hidden: tuple[int, ...] = sizes((64, 64))
     """Sizes of the policy's hidden layers."""
     learning_rate: float = real(3e-3, above=0)
