@@ -1,7 +1,7 @@
 """Environments through the Gymnasium API: single, and vectorised in one compiled program.
 
     gymnasium.make("dmdenv/Flocking-v0", boids=64, params={"speed": 2.0})
-    gymnasium.make_vec("dmdenv/Flocking-v0", num_envs=1024)
+    gymnasium.make_vec("dmdenv/Flocking-v0", num_envs=1024, params={"speed": np.linspace(1.0, 3.0, 1024)})
 
 Outputs are NumPy arrays of the declared types; they belong to the caller.
 """
@@ -15,7 +15,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from dmdenv.envs.adapters.instances import RENDER_FPS, Instances, Step, check_render_mode, instance_seed, random_seeds
-from dmdenv.envs.base import Env, Params
+from dmdenv.envs.adapters.parameters import Draw, Some
+from dmdenv.envs.base import Env
 from dmdenv.envs.registry import as_env
 
 
@@ -24,7 +25,8 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     Args:
         env: an environment, or an id that `dmdenv.make_env` takes.
-        params: dynamic parameters, all of them or some by name.
+        params: dynamic parameters, all of them or some by name; or a function of a random key that returns them, called
+            at the start of each episode.
         render_mode: "rgb_array", or None for no pictures.
         max_episode_steps: another name for the parameter `max_steps`.
         config: static configuration, see the environment.
@@ -41,15 +43,15 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self,
         env: str | Env,
         *,
-        params: Params | Mapping[str, Any] | None = None,
+        params: Some | Draw | None = None,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
         **config: Any,
     ):
         self.render_mode = check_render_mode(render_mode)
-        self.instances = Instances(as_env(env, **config), 1, params, max_episode_steps=max_episode_steps)
-        self.observation_space = self.instances.env.observation_space(self.instances.params)
-        self.action_space = self.instances.env.action_space(self.instances.params)
+        env = as_env(env, **config)
+        self.instances = Instances(env, params=params, max_episode_steps=max_episode_steps)
+        self.observation_space, self.action_space = self.instances.spaces()
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -84,7 +86,9 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     Args:
         env: an environment, or an id that `dmdenv.make_env` takes.
         num_envs: number of instances.
-        params: dynamic parameters, all of them or some by name.
+        params: dynamic parameters, all of them or some by name, each a number for all instances or an array
+            `[num_envs]` with one for each; or a function of a random key that returns those of one instance, called at
+            the start of each episode.
         autoreset_mode: what happens where an episode has ended. "NextStep": the next step begins the next one and
             ignores the action. "SameStep": the step that ends it begins the next one, its last observation is in
             `info["final_obs"]`. "Disabled": it is up to `reset(options={"reset_mask": mask})`.
@@ -101,18 +105,19 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         env: str | Env,
         num_envs: int = 1,
         *,
-        params: Params | Mapping[str, Any] | None = None,
+        params: Some | Draw | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
         **config: Any,
     ):
-        self.num_envs, self.render_mode = num_envs, check_render_mode(render_mode)
+        self.render_mode = check_render_mode(render_mode)
         self.mode = AutoresetMode(autoreset_mode)
         self.metadata = {**GymnasiumEnv.metadata, "autoreset_mode": self.mode}
-        self.instances = Instances(as_env(env, **config), num_envs, params, max_episode_steps=max_episode_steps)
-        self.single_observation_space = self.instances.env.observation_space(self.instances.params)
-        self.single_action_space = self.instances.env.action_space(self.instances.params)
+        env = as_env(env, **config)
+        self.instances = Instances(env, num_envs, params, max_episode_steps=max_episode_steps)
+        self.num_envs = self.instances.num
+        self.single_observation_space, self.single_action_space = self.instances.spaces()
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._ended = np.zeros(num_envs, bool)

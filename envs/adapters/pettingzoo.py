@@ -14,8 +14,9 @@ from gymnasium.utils import seeding
 from pettingzoo import ParallelEnv
 
 from dmdenv.envs.adapters.instances import RENDER_FPS, Instances, check_render_mode, random_seeds
+from dmdenv.envs.adapters.parameters import Draw, Some
 from dmdenv.envs.adapters.views import agent_names, agent_spaces, centralise, join, split
-from dmdenv.envs.base import Env, Params
+from dmdenv.envs.base import Env
 from dmdenv.envs.registry import as_env
 
 
@@ -31,7 +32,8 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
 
     Args:
         env: an environment, or an id that `dmdenv.make_env` takes.
-        params: dynamic parameters, all of them or some by name.
+        params: dynamic parameters, all of them or some by name; or a function of a random key that returns them, called
+            at the start of each episode.
         render_mode: "rgb_array", or None for no pictures.
         max_episode_steps: another name for the parameter `max_steps`.
         config: static configuration, see the environment.
@@ -44,14 +46,14 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         self,
         env: str | Env = "flocking",
         *,
-        params: Params | Mapping[str, Any] | None = None,
+        params: Some | Draw | None = None,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
         **config: Any,
     ):
         self.render_mode = check_render_mode(render_mode)
         env = as_env(env, **config)
-        self.instances = Instances(env, 1, params, max_episode_steps=max_episode_steps)
+        self.instances = Instances(env, params=params, max_episode_steps=max_episode_steps)
         self.metadata = {
             "name": f"{env.id}_{env.task}_v0",
             "render_modes": ["rgb_array"],
@@ -60,9 +62,9 @@ class PettingZooEnv(ParallelEnv[str, np.ndarray, np.ndarray]):
         }
         self.possible_agents = list(agent_names(env))
         self.agents: list[str] = []
-        observations, actions = agent_spaces(env, self.instances.params)
+        observations, actions = agent_spaces(env, self.instances.params_of())
         self.observation_spaces, self.action_spaces = {**observations}, {**actions}
-        self.state_space = centralise(env).observation_space(self.instances.params)
+        self.state_space = centralise(env).observation_space(self.instances.params_of())
         self._rng, _ = seeding.np_random()
         self._observation = np.zeros(env.observation_shape, self.state_space.dtype)
 

@@ -6,7 +6,7 @@ Stable-Baselines3 is the extra `sb3`.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -15,8 +15,9 @@ from gymnasium.utils import seeding
 from stable_baselines3.common.vec_env import VecEnv  # pyright: ignore[reportMissingImports] - an extra
 
 from dmdenv.envs.adapters.instances import Instances, check_render_mode, instance_seed, random_seeds
+from dmdenv.envs.adapters.parameters import Draw, Some
 from dmdenv.envs.adapters.views import agent_names, agent_spaces
-from dmdenv.envs.base import Env, Params
+from dmdenv.envs.base import Env
 from dmdenv.envs.registry import as_env
 
 
@@ -27,14 +28,17 @@ class SB3VecEnv(VecEnv):
     `infos[i]["terminal_observation"]`, and `infos[i]["TimeLimit.truncated"]` tells a time limit from an end.
     `seed(s)` seeds instance i with `s + i` at the next reset, as the Gymnasium adapters do.
 
-    All instances have the same parameters. They are attributes: `get_attr("speed")`, `set_attr("speed", 2.0)`, and
-    also options: `set_options({"params": {...}})`, which the next reset takes. Other attributes are those of the
-    environment, `params`, `state`, `render_mode`; the methods of `env_method` those of the environment, and `render`.
+    Parameters are attributes: `get_attr("speed")`, `set_attr("speed", 2.0)` or, one for each instance,
+    `set_attr("speed", [2.0, 3.0])`; and also options: `set_options({"params": {...}})`, which the next reset takes.
+    Other attributes are those of the environment, `params`, `state`, `render_mode`; the methods of `env_method` those
+    of the environment, and `render`.
 
     Args:
         env: an environment, or an id that `dmdenv.make_env` takes.
         num_envs: number of instances.
-        params: dynamic parameters, all of them or some by name.
+        params: dynamic parameters, all of them or some by name, each a number for all instances or an array
+            `[num_envs]` with one for each; or a function of a random key that returns those of one instance, called at
+            the start of each episode.
         per_agent: each agent (each row of the observation) counts as an environment of its own, so that all learn one
             policy. There are then `num_envs` times n of them, those of an instance next to each other, with
             observations `[m]`, actions `[a]`, and the team's reward.
@@ -52,7 +56,7 @@ class SB3VecEnv(VecEnv):
         env: str | Env,
         num_envs: int = 1,
         *,
-        params: Params | Mapping[str, Any] | None = None,
+        params: Some | Draw | None = None,
         per_agent: bool = False,
         render_mode: str | None = None,
         max_episode_steps: int | None = None,
@@ -61,15 +65,14 @@ class SB3VecEnv(VecEnv):
         env = as_env(env, **config)
         self.instances = Instances(env, num_envs, params, max_episode_steps=max_episode_steps)
         self._render_mode = check_render_mode(render_mode)
-        params = self.instances.params
         if per_agent:
             first = agent_names(env)[0]
-            spaces = [spaces[first] for spaces in agent_spaces(env, params)]
+            spaces = [spaces[first] for spaces in agent_spaces(env, self.instances.params_of())]
         else:
-            spaces = [env.observation_space(params), env.action_space(params)]
+            spaces = self.instances.spaces()
         self._rows = (env.agents or 1) if per_agent else 1  # of an instance
         self._actions: np.ndarray | None = None
-        super().__init__(num_envs * self._rows, *spaces)
+        super().__init__(self.instances.num * self._rows, *spaces)
 
     def reset(self) -> np.ndarray:
         self.instances.set_params(self._common_options().get("params"))
@@ -129,9 +132,9 @@ class SB3VecEnv(VecEnv):
         unknown = sorted(set(first) - {"params"})
         if unknown:
             raise ValueError(f"unknown option {unknown[0]!r}; must be params")
-        if any(options != first for options in others):
+        if any(options is not first and options != first for options in others):
             raise ValueError(
-                "options differ between instances; must be the same for all, as they share their parameters"
+                "options differ between instances; must be the same for all, with arrays [num_envs] of parameters"
             )
         return first
 
@@ -142,7 +145,7 @@ class SB3VecEnv(VecEnv):
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         if set(self._get_indices(indices)) != set(range(self.num_envs)):
-            raise ValueError(f"indices = {indices!r}; must be None, as all instances have the same parameters")
+            raise ValueError(f"indices = {indices!r}; must be None, with an array [num_envs] of values")
         self.instances.set_params(value if attr_name == "params" else {attr_name: value})
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
@@ -155,7 +158,7 @@ class SB3VecEnv(VecEnv):
 
     def _attribute(self, name: str, instance: int) -> Any:
         own = {
-            "params": lambda: self.instances.params,
+            "params": lambda: self.instances.params_of(instance),
             "render_mode": lambda: self._render_mode,
             "render": lambda: functools.partial(self.instances.render, instance),
             "state": lambda: self.instances.state(instance),
@@ -163,7 +166,7 @@ class SB3VecEnv(VecEnv):
         if name in own:
             return own[name]()
         if name in vars(self.instances.params):
-            return getattr(self.instances.params, name)
+            return getattr(self.instances.params_of(instance), name)
         return getattr(self.instances.env, name)
 
     def _own(self, observations: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ import pickle
 import re
 
 import gymnasium
+import jax
 import numpy as np
 import pytest
 
@@ -156,6 +157,25 @@ def test_parameters_are_attributes_and_options():
     envs.set_options([{}, {"params": {"speed": 1.0}}, {}])
     with pytest.raises(ValueError, match="options differ between instances; must be the same for all"):
         envs.reset()
+
+
+def test_instances_may_have_parameters_of_their_own():
+    envs = SB3VecEnv(PointMass(), 3, params={"force": [1.0, 2.0, 3.0], "friction": 0.0})
+    envs.reset()
+    np.testing.assert_allclose(envs.step(np.ones((3, 1)))[0][:, 1], [0.2, 0.4, 0.6], rtol=1e-6)
+    envs.set_attr("force", [3.0, 2.0, 1.0])
+    envs.set_options({"params": {"escape": np.array([7.0, 8.0, 9.0])}})
+    envs.reset()
+    assert [(float(p.force), float(p.escape)) for p in envs.get_attr("params")] == [(3, 7), (2, 8), (1, 9)]
+    with pytest.raises(ValueError, match=r"MassParams.force has shape \(2,\); must be a number, or an array \[3\]"):
+        envs.set_attr("force", [1.0, 2.0])
+    rows = SB3VecEnv("flocking", 2, per_agent=True, boids=5, params={"speed": [1.0, 2.0]})
+    assert [float(speed) for speed in rows.get_attr("speed")] == [1.0] * 5 + [2.0] * 5
+    drawn = SB3VecEnv(PointMass(), 3, params=lambda key: {"force": jax.random.uniform(key)}, max_episode_steps=1)
+    drawn.reset()
+    before = drawn.get_attr("force")
+    drawn.step(np.ones((3, 1)))
+    assert len({*map(float, before), *map(float, drawn.get_attr("force"))}) == 6
 
 
 def test_copies_go_on_alike_and_misuse_is_refused():
