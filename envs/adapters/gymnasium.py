@@ -6,6 +6,7 @@
 Outputs are NumPy arrays of the declared types; they belong to the caller.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         params: dynamic parameters, all of them or some by name; or a function of a random key that returns them, called
             at the start of each episode.
         render_mode: "rgb_array", or None for no pictures.
-        max_episode_steps: another name for the parameter `max_steps`.
+        max_episode_steps: another name for the parameter `max_steps`; `gymnasium.make` has an argument of this name.
         config: static configuration, see the environment.
 
     `reset(options={"params": {...}})` changes parameters from then on.
@@ -50,7 +51,14 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     ):
         self.render_mode = check_render_mode(render_mode)
         env = as_env(env, **config)
-        self.instances = Instances(env, params=params, max_episode_steps=max_episode_steps)
+        limit = self._limit_of_make()
+        if limit is not None and env.finite_horizon:
+            raise ValueError(
+                f"max_episode_steps = {limit}: gymnasium.make truncates episodes there, and those of {env.id!r}, task"
+                f" {env.task!r}, terminate at their finite horizon; must be given as params={{'max_steps': {limit}}}"
+            )
+        limit = max_episode_steps if limit is None else limit
+        self.instances = Instances(env, params=params, max_episode_steps=limit)
         self.observation_space, self.action_space = self.instances.spaces()
 
     def reset(
@@ -73,6 +81,20 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             gymnasium.logger.warn("render() without a render mode; make the environment with render_mode='rgb_array'")
             return None
         return self.instances.render()
+
+    def _limit_of_make(self) -> int | None:
+        """The `max_episode_steps` of a `gymnasium.make` that is making this environment.
+
+        `make` keeps it for a clock of its own (`TimeLimit`), so that it can only be read from the calling frame.
+        """
+        frame = inspect.currentframe()
+        while frame is not None and frame.f_locals.get("self") is self:
+            frame = frame.f_back
+        if frame is None or frame.f_code is not gymnasium.make.__code__:
+            return None
+        limit, spec = frame.f_locals.get("max_episode_steps"), frame.f_locals.get("env_spec")
+        limit = spec.max_episode_steps if limit is None and spec is not None else limit
+        return None if limit == -1 else limit  # -1: no clock
 
     def _own(self, observations: np.ndarray) -> np.ndarray:
         return observations[0].astype(self.observation_space.dtype, copy=False)

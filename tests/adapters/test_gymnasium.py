@@ -1,6 +1,7 @@
 """Environments through Gymnasium, one instance at a time."""
 
 import copy
+import dataclasses
 import pickle
 import warnings
 
@@ -119,11 +120,87 @@ def test_parameters_change_by_options_and_nothing_is_compiled_again(caplog):
         env.reset(options={"parms": {}})
 
 
-def test_time_limits_of_gymnasium_and_of_the_environment():
-    limited = make(MASS, max_episode_steps=2)
-    assert isinstance(limited, TimeLimit)
-    limited.reset(seed=0)
-    assert [limited.step(limited.action_space.sample())[3] for _ in range(2)] == [False, True]
+@pytest.mark.parametrize("limit", [2, 40])  # the default is 32
+def test_the_time_limit_of_make_is_that_of_the_environment(limit):
+    first = make(MASS, max_episode_steps=limit)
+    assert isinstance(first, TimeLimit)
+    again = gymnasium.make(first.spec)
+    (other,) = gymnasium.make_vec(MASS, vectorization_mode="sync", max_episode_steps=limit).envs
+    for env in (first, again, other):
+        assert env.unwrapped.instances.params.max_steps == limit
+    again.reset(seed=0)
+    assert [again.step(np.zeros(1, np.float32))[3] for _ in range(limit)] == [False] * (limit - 1) + [True]
+    assert make(MASS, max_episode_steps=-1).unwrapped.instances.params.max_steps == 32  # no clock of Gymnasium's
+
+
+class PointMassTask(GymnasiumEnv):
+    """An environment that somebody makes of an adapter, with its own constructor."""
+
+    def __init__(self, **keywords):
+        super().__init__(PointMass(), **keywords)
+
+
+def test_a_finite_horizon_never_becomes_a_truncation():
+    message = (
+        r"max_episode_steps = 3: gymnasium.make truncates .* 'trap_drag', .* must be given as params={'max_steps': 3}"
+    )
+    limited = dataclasses.replace(gymnasium.spec(TRAP), max_episode_steps=3)
+    for make_limited in (
+        lambda: make(TRAP, max_episode_steps=3),
+        lambda: gymnasium.make(limited, particles=4),
+        lambda: gymnasium.make_vec(TRAP, vectorization_mode="sync", max_episode_steps=3, particles=4),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_limited()
+    env = make(TRAP, params={"max_steps": 3})
+    env.reset(seed=0)
+    assert [env.step(env.action_space.sample())[2:4] for _ in range(3)] == [(False, False)] * 2 + [(True, False)]
+    envs = gymnasium.make_vec(TRAP, num_envs=2, max_episode_steps=1, particles=4)
+    envs.reset(seed=0)
+    _, _, terminated, truncated, _ = envs.step(envs.action_space.sample())
+    assert terminated.all() and not truncated.any()
+
+
+def test_a_time_limit_is_found_by_subclasses_and_only_where_make_asks_for_it():
+    gymnasium.register("Task-v0", PointMassTask, max_episode_steps=5)
+    try:
+        assert gymnasium.make("Task-v0").unwrapped.instances.params.max_steps == 5
+        assert PointMassTask().instances.params.max_steps == 32
+    finally:
+        del gymnasium.registry["Task-v0"]
+
+
+@pytest.mark.parametrize("limit", [0, -3, 2.5, True, "9"])
+def test_what_is_no_time_limit_is_refused(limit):
+    message = rf"max_episode_steps = {limit!r}; must be an integer >= 1"
+    for make_limited in (make, gymnasium.make_vec):
+        with pytest.raises(ValueError, match=message):
+            make_limited(MASS, max_episode_steps=limit)
+
+
+def test_two_time_limits_are_refused():
+    for make_limited in (make, gymnasium.make_vec):
+        for params in ({"max_steps": 3}, PointMass().default_params.replace(max_steps=3)):
+            with pytest.raises(
+                ValueError, match=r"max_episode_steps = 5 beside params with max_steps = 3.0; must be eq"
+            ):
+                make_limited(MASS, max_episode_steps=5, params=params)
+            assert make_limited(MASS, max_episode_steps=3, params=params).unwrapped.instances.params.max_steps == 3
+
+
+@pytest.mark.parametrize("name", ["additional_wrappers", "apply_api_compatibility", "autoreset", "num_envs", "seed"])
+def test_arguments_that_gymnasium_does_not_take_are_refused_by_name(name):
+    with pytest.raises(ValueError, match=f"has no configuration field {name!r}; valid fields: task, time_step"):
+        gymnasium.make(MASS, **{name: 1})
+    if name != "num_envs":
+        with pytest.raises(ValueError, match=f"has no configuration field {name!r}; valid fields: task, time_step"):
+            gymnasium.make_vec(MASS, **{name: 1})
+
+
+@pytest.mark.parametrize("arguments", [{"wrappers": [TimeLimit]}, {"vector_kwargs": {"copy": False}}])
+def test_arguments_that_gymnasium_keeps_for_its_own_vectors_are_refused_by_ours(arguments):
+    with pytest.raises(gymnasium.error.Error, match=next(iter(arguments))):
+        gymnasium.make_vec(MASS, **arguments)
 
 
 def test_statistics_of_episodes_are_recorded():

@@ -92,3 +92,10 @@ def test_misuse_is_refused():
     env.reset(seed=0)
     with pytest.raises(ValueError, match="'agent_0' is missing from the actions"):
         env.step({})
+    for name in ("max_cycles", "num_envs", "seed"):  # which other environments of PettingZoo take
+        with pytest.raises(
+            ValueError, match=f"'flocking' has no configuration field {name!r}; valid fields: task, boid"
+        ):
+            parallel_env("flocking", **{name: 1})
+    with pytest.raises(ValueError, match=r"max_episode_steps = 5 beside params with max_steps = 3.0; must be equal"):
+        parallel_env(ReadTheCue(), params={"max_steps": 3}, max_episode_steps=5)
