@@ -6,22 +6,41 @@
 Outputs are NumPy arrays of the declared types; they belong to the caller.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
+import jax
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from dmdenv._core.fields import field_values
 from dmdenv.envs.adapters.instances import RENDER_FPS, Instances, Step, check_render_mode, instance_seed, random_seeds
 from dmdenv.envs.adapters.parameters import Draw, Some
-from dmdenv.envs.base import Env
+from dmdenv.envs.base import Env, Params
 from dmdenv.envs.registry import as_env
 
 
-class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+class _Described:
+    """An environment whose specification can be written as JSON, and made again from it."""
+
+    _spec: EnvSpec | None = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """As Gymnasium sets it, with parameters, arrays and modes as dicts, lists and words."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = None if spec is None else dataclasses.replace(spec, kwargs=_plain(spec.kwargs))
+
+
+class GymnasiumEnv(_Described, gymnasium.Env[np.ndarray, np.ndarray]):  # pyright: ignore[reportIncompatibleVariableOverride]
     """One instance of an environment.
 
     Args:
@@ -50,7 +69,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         **config: Any,
     ):
         self.render_mode = check_render_mode(render_mode)
-        env = as_env(env, **config)
+        env = as_env(env, **_hashable(config))
         limit = self._limit_of_make()
         if limit is not None and env.finite_horizon:
             raise ValueError(
@@ -100,7 +119,7 @@ class GymnasiumEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return observations[0].astype(self.observation_space.dtype, copy=False)
 
 
-class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+class GymnasiumVectorEnv(_Described, VectorEnv[np.ndarray, np.ndarray, np.ndarray]):  # pyright: ignore[reportIncompatibleVariableOverride]
     """Many instances of an environment in one compiled program.
 
     An instance depends on its own seed and its own actions only. `reset(seed=s)` seeds instance i with `s + i`.
@@ -136,7 +155,7 @@ class GymnasiumVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.render_mode = check_render_mode(render_mode)
         self.mode = AutoresetMode(autoreset_mode)
         self.metadata = {**GymnasiumEnv.metadata, "autoreset_mode": self.mode}
-        env = as_env(env, **config)
+        env = as_env(env, **_hashable(config))
         self.instances = Instances(env, num_envs, params, max_episode_steps=max_episode_steps)
         self.num_envs = self.instances.num
         self.single_observation_space, self.single_action_space = self.instances.spaces()
@@ -213,3 +232,26 @@ def _take_options(instances: Instances, options: Mapping[str, Any] | None) -> No
     if unknown:
         raise ValueError(f"unknown option {unknown[0]!r}; must be params, or in a vector environment reset_mask")
     instances.set_params((options or {}).get("params"))
+
+
+# --- specifications ---------------------------------------------------------------------------------------------------
+
+
+def _plain(value: Any) -> Any:
+    """Arguments as JSON knows them."""
+    if isinstance(value, Params):
+        value = field_values(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, AutoresetMode):
+        return value.value
+    return np.asarray(value).tolist() if isinstance(value, np.ndarray | np.generic | jax.Array) else value
+
+
+def _hashable(value: Any) -> Any:
+    """Static configuration as it was before it went through JSON, which makes lists of tuples."""
+    if isinstance(value, dict):
+        return {name: _hashable(each) for name, each in value.items()}
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value

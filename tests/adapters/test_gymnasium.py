@@ -9,8 +9,9 @@ import gymnasium
 import jax
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
-from gymnasium.vector import AsyncVectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
 from dmdenv.envs.adapters.gymnasium import GymnasiumEnv
@@ -60,6 +61,39 @@ def test_an_environment_is_made_again_from_its_specification():
     for env in (gymnasium.make(first.spec.id, **first.spec.kwargs), gymnasium.make(first.spec)):
         instances = env.unwrapped.instances
         assert instances.env is first.unwrapped.instances.env and instances.params.stiffness == 2.0
+
+
+@pytest.mark.parametrize("as_object", [False, True])
+@pytest.mark.parametrize("make_it", [gymnasium.make, gymnasium.make_vec])
+def test_a_specification_survives_json(make_it, as_object):
+    params = {"stiffness": np.float32(2.3), "max_steps": jax.numpy.int32(5)}
+    if make_it is gymnasium.make_vec:
+        params["stiffness"] = np.float32([2.3, 0.1])
+    given = small_env(*GYMNASIUM[TRAP]).default_params.replace(**params) if as_object else params
+    extra = {"num_envs": 2, "autoreset_mode": AutoresetMode.SAME_STEP} if make_it is gymnasium.make_vec else {}
+    first = make_it(TRAP, particles=np.int64(4), params=given, **extra)
+    again = make_it(EnvSpec.from_json(first.spec.to_json()))
+    assert again.spec == first.spec and again.unwrapped.instances.env is first.unwrapped.instances.env
+    jax.tree.map(np.testing.assert_array_equal, again.unwrapped.instances.params, first.unwrapped.instances.params)
+    assert again.metadata == first.metadata
+
+
+@dataclasses.dataclass(frozen=True)
+class Layered(PointMass):
+    """A point mass with a static tuple."""
+
+    layers: tuple = ()
+
+
+def test_tuples_of_a_specification_survive_json():
+    gymnasium.register("Layered-v0", GymnasiumEnv, kwargs={"env": f"{__name__}:Layered"})
+    try:
+        first = gymnasium.make("Layered-v0", layers=(3, (4, 5)))
+        first.spec.entry_point = "dmdenv.envs.adapters.gymnasium:GymnasiumEnv"  # JSON knows no classes
+        again = gymnasium.make(EnvSpec.from_json(first.spec.to_json()))
+        assert again.unwrapped.instances.env.layers == (3, (4, 5))
+    finally:
+        del gymnasium.registry["Layered-v0"]
 
 
 @every_id
