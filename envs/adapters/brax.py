@@ -9,15 +9,19 @@ actions are one vector each, as Brax's networks want them (`dmdenv.envs.adapters
 References: `brax.envs.base`, `brax.envs.wrappers.training` of Brax 0.14.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import copy
+from collections.abc import Callable
+from typing import Any, Self
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.fields import Whole
 from dmdenv._core.in_batch import any_in_batch
 from dmdenv._core.pytree import Replaceable, pytree
+from dmdenv.envs.adapters.parameters import Some, check, replaced
 from dmdenv.envs.adapters.views import centralise
 from dmdenv.envs.base import Env, Params
 from dmdenv.envs.registry import as_env
@@ -43,11 +47,11 @@ class BraxEnv:
     wrapper `info["truncation"]` is 1 at the environment's own time limit and from then on.
 
     Where a trainer takes a wrapper (`wrap_env_fn`), give it `wrap`: Brax's own one starts every episode of an instance
-    from the same state.
+    from the same state, and truncates a task with a finite horizon where `episode_length` is not its `max_steps`.
 
     Args:
         env: an environment, or an id that `dmdenv.make_env` takes.
-        params: dynamic parameters, all of them or some by name.
+        params: dynamic parameters, all of them or some by name; numbers.
         config: static configuration, see the environment.
 
     Raises:
@@ -56,12 +60,25 @@ class BraxEnv:
 
     backend = "dmdenv"
 
-    def __init__(self, env: str | Env, *, params: Params | Mapping[str, Any] | None = None, **config: Any):
+    def __init__(self, env: str | Env, *, params: Some | None = None, **config: Any):
         self.env = centralise(as_env(env, **config))
-        given = self.env.default_params
-        given = given.replace(**params) if isinstance(params, Mapping) else given if params is None else params
-        self.env.validate(jax.tree.map(np.asarray, given))
-        self.params = given
+        self.params = replaced(self.env.default_params, {} if params is None else params)
+        check(self.env, self.params, None)
+
+    def with_params(self, params: Params) -> Self:
+        """The same environment with other parameters, which are not checked."""
+        other = copy.copy(self)
+        other.params = params
+        return other
+
+    @property
+    def sys(self) -> Params:
+        """The parameters, by the name under which Brax's own wrapper replaces them (`randomization_fn`)."""
+        return self.params
+
+    @sys.setter
+    def sys(self, params: Params) -> None:
+        self.params = params
 
     @property
     def observation_size(self) -> int:
@@ -125,11 +142,15 @@ class TrainingWrapper:
 
     Args:
         env: the environment of one instance.
-        episode_length: the time limit, in steps.
+        params: parameters with leaves `[batch]` or `[]`; `max_steps` is the time limit.
+        in_axes: which is which, as for `jax.vmap`.
+        batch_size: number of instances; None for any.
+        action_repeat: number of steps of the environment in each step.
     """
 
-    def __init__(self, env: BraxEnv, episode_length: int):
-        self.env, self.episode_length = env, episode_length
+    def __init__(self, env: BraxEnv, params: Params, in_axes: Any, batch_size: int | None, action_repeat: int):
+        self.env, self.batch_size, self.action_repeat = env, batch_size, action_repeat
+        self._params, self._in_axes = params, in_axes
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -137,67 +158,108 @@ class TrainingWrapper:
         return getattr(self.env, name)
 
     def reset(self, rng: jax.Array) -> State:
-        """`[batch]` random keys give `[batch]` states."""
-        return jax.vmap(self._reset)(rng)
+        """`[batch]` random keys give `[batch]` states.
+
+        Raises:
+            ValueError: for another number of keys than there are instances of a `randomization_fn`.
+        """
+        if self.batch_size not in (None, len(rng)):
+            valid = f"{self.batch_size}, one for each instance of randomization_fn"
+            raise ValueError(f"rng has {len(rng)} keys; must have {valid}")
+        return jax.vmap(self._reset, (0, self._in_axes))(rng, self._params)
 
     def step(self, state: State, action: jax.Array) -> State:
         """`[batch]` states and actions `[batch, a]` give `[batch]` states."""
-        return jax.vmap(self._step)(state, action)
+        return jax.vmap(self._step, (0, 0, self._in_axes))(state, action, self._params)
 
-    def _reset(self, rng: jax.Array) -> State:
-        state = self.env.reset(rng)
+    def _reset(self, rng: jax.Array, params: Params) -> State:
+        state = self.env.with_params(params).reset(rng)
         zero = state.done
         totals = {name: zero for name in ("sum_reward", "length", *state.metrics)}
         more = {"steps": zero, "final_obs": state.obs, "episode_done": zero, "episode_metrics": totals}
         return state.replace(info={**state.info, **more})
 
-    def _step(self, state: State, action: jax.Array) -> State:
+    def _step(self, state: State, action: jax.Array, params: Params) -> State:
         rng, own = _split(state.info["rng"])
-        after = self.env.step(state.replace(info={**state.info, "rng": rng}), action)
-        steps = state.info["steps"] * (1.0 - state.done) + 1.0
-        truncation = jnp.where(steps >= self.episode_length, 1.0 - after.done, 0.0)
-        done = jnp.maximum(after.done, truncation)
+        after = self._repeat(state.replace(info={**state.info, "rng": rng}), action, params)
+        done = jnp.maximum(after.done, after.info["truncation"])
+        steps = after.pipeline_state.time.astype(done.dtype)
         # sums over the episode, for the logs of a trainer
-        new = {"sum_reward": after.reward, "length": jnp.ones_like(done), **after.metrics}
+        goes_on = 1.0 - state.done
+        new = {"sum_reward": after.reward, "length": steps - goes_on * state.info["steps"], **after.metrics}
         totals = state.info["episode_metrics"]
-        totals = {name: totals[name] * (1.0 - state.done) + new[name] for name in totals}
+        totals = {name: goes_on * totals[name] + new[name] for name in totals}
 
         def reset_where_done(now):
-            fresh = self.env.env.reset(own, self.env.params)
+            fresh = self.env.env.reset(own, params)
             return jax.tree.map(lambda a, b: jnp.where(done > 0, a, b), jax.lax.stop_gradient(fresh), now)
 
         now = after.obs, after.pipeline_state
         obs, pipeline_state = jax.lax.cond(any_in_batch(done > 0), reset_where_done, lambda now: now, now)
-        info = {
-            **after.info,
-            "truncation": truncation,
-            "steps": steps,
-            "final_obs": after.obs,
-            "episode_done": done,
-            "episode_metrics": totals,
-        }
-        return after.replace(pipeline_state=pipeline_state, obs=obs, done=done, info=info)
+        more = {"steps": steps, "final_obs": after.obs, "episode_done": done, "episode_metrics": totals}
+        return after.replace(pipeline_state=pipeline_state, obs=obs, done=done, info={**after.info, **more})
+
+    def _repeat(self, state: State, action: jax.Array, params: Params) -> State:
+        """Steps with the same action, until the episode ends; the reward is their sum, the metrics are of the last."""
+        env = self.env.with_params(params)
+        if self.action_repeat == 1:
+            return env.step(state, action)
+
+        def one(state, _):
+            after = env.step(state, action)
+            after = after.replace(reward=state.reward + after.reward)
+            ended = jnp.maximum(state.done, state.info["truncation"]) > 0
+            return jax.tree.map(lambda a, b: jnp.where(ended, a, b), state, after), None
+
+        zero = jnp.zeros_like(state.done)
+        start = state.replace(reward=zero, done=zero, info={**state.info, "truncation": zero})
+        return jax.lax.scan(one, start, length=self.action_repeat)[0]
 
 
 def wrap(
-    env: BraxEnv, episode_length: int = 1000, action_repeat: int = 1, randomization_fn: Callable | None = None
+    env: BraxEnv,
+    episode_length: int | None = None,
+    action_repeat: int = 1,
+    randomization_fn: Callable[[Params], tuple[Params, Any]] | None = None,
 ) -> TrainingWrapper:
     """A `wrap_env_fn` for Brax's trainers: a batch, with a time limit and fresh episodes.
 
     Args:
         env: the environment of one instance.
-        episode_length: the time limit, in steps; `env.episode_length` is the task's.
-        action_repeat: 1.
-        randomization_fn: None; parameters are randomised by `jax.vmap` over `Env.step` and its `params`.
+        episode_length: the time limit in steps of the environment, another name for the parameter `max_steps`; by
+            default that of `env`. Where the task has a finite horizon, it is the horizon.
+        action_repeat: number of steps of the environment in each step, with the same action; the reward is their sum.
+            An episode may end at any of them.
+        randomization_fn: `fn(params) -> (params, in_axes)`, parameters of which some differ between instances, and
+            the axes of instances as for `jax.vmap` (`dmdenv.envs.adapters.parameters.axes(params)`); the batch then has
+            this size. Brax's trainers call it with an argument `rng`, too, one key for each instance.
 
     Raises:
-        ValueError: for another `action_repeat` or a `randomization_fn`.
+        ValueError: for bad numbers or parameters; the message says what is valid.
+        TypeError: for a `randomization_fn` that returns anything else.
     """
-    if action_repeat != 1:
-        raise ValueError(f"action_repeat = {action_repeat!r}; must be 1")
+    action_repeat = Whole(at_least=1).convert("action_repeat", action_repeat)
+    if episode_length is not None:
+        episode_length = Whole(at_least=1).convert("episode_length", episode_length)
+        env = env.with_params(env.params.replace(max_steps=episode_length))
+        check(env.env, env.params, None)
+    params, in_axes, batch_size = env.params, None, None
     if randomization_fn is not None:
-        raise ValueError(f"randomization_fn = {randomization_fn!r}; must be None")
-    return TrainingWrapper(env, episode_length)
+        params, in_axes, batch_size = _randomized(env, randomization_fn)
+    return TrainingWrapper(env, params, in_axes, batch_size, action_repeat)
+
+
+def _randomized(env: BraxEnv, randomization_fn: Callable[[Params], tuple[Params, Any]]) -> tuple[Params, Any, int]:
+    """What the function returns, checked for every instance, and their number."""
+    returned = randomization_fn(env.params)
+    if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[0], type(env.params)):
+        raise TypeError(f"randomization_fn returns {returned!r}; must be a {type(env.params).__name__} and its in_axes")
+    params, in_axes = returned
+    each = jax.vmap(lambda params: params, (in_axes,))(params)  # leaves [batch], all of them
+    batch_size = len(each.max_steps)
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(each)):
+        check(env.env, each, batch_size)
+    return params, in_axes, batch_size
 
 
 def _split(key: jax.Array) -> tuple[jax.Array, jax.Array]:

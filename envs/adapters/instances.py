@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium.utils import seeding
 
 from dmdenv._core.fields import Whole, shown
-from dmdenv.envs.adapters.parameters import Draw, Some, axes, check, drawn, drawn_names, of_instance
+from dmdenv.envs.adapters.parameters import Draw, Some, axes, check, drawn, drawn_names, of_instance, replaced
 from dmdenv.envs.base import Env, Params
 
 SEEDS = 2**32  # seeds of an instance are below it
@@ -88,21 +88,15 @@ class Instances:
         """
         if callable(params):
             self._set_draw(params, drawn_names(params, self.params))
-        elif isinstance(params, Mapping):
-            taken = sorted(self._drawn & set(params))
+        elif params is not None:
+            taken = sorted(self._drawn & set(params)) if isinstance(params, Mapping) else []
             if taken:
                 raise ValueError(f"params[{taken[0]!r}] is drawn for each episode; must be changed by a function")
-            self._set_fixed(self.params.replace(**params))
-        elif params is not None:
-            if not isinstance(params, type(self.params)):
-                valid = f"a {type(self.params).__name__}, or a dict, or a function of a key"
-                raise ValueError(f"params is a {type(params).__name__}; must be {valid}")
-            self._set_fixed(params)
-            self._set_draw(None, frozenset())
-
-    def _set_fixed(self, params: Params) -> None:
-        check(self.env, params, None if self.single else self.num)
-        self.params = params
+            new = replaced(self.params, params)
+            check(self.env, new, None if self.single else self.num)
+            self.params = new
+            if not isinstance(params, Mapping):
+                self._set_draw(None, frozenset())
 
     def _set_draw(self, draw: Draw | None, names: frozenset[str]) -> None:
         if self._episodes is not None:  # those that have begun keep their parameters

@@ -31,6 +31,19 @@ def of_instance(params: P, index: int) -> P:
     return jax.tree.map(lambda leaf: np.asarray(leaf)[index] if np.ndim(leaf) else np.asarray(leaf), params)
 
 
+def replaced(params: P, given: Some) -> P:
+    """Parameters with some of them changed, by name; or others in their place.
+
+    Raises:
+        ValueError: for an unknown name, a bad value or the parameters of another environment.
+    """
+    if isinstance(given, Mapping):
+        return params.replace(**given)
+    if not isinstance(given, type(params)):
+        raise ValueError(f"params is a {type(given).__name__}; must be a {type(params).__name__}, or a dict")
+    return given
+
+
 def check(env: Env, params: Params, num: int | None, instances: Iterable[int] | None = None) -> None:
     """Check the shapes of parameters, and validate those of all instances, or of some.
 
