@@ -48,7 +48,8 @@ def write_film(path: Path, frames: Iterable[np.ndarray], *, fps: int = 30) -> No
             "macro_block_size": 2,
             "ffmpeg_log_level": "quiet",
         }
-        with contextlib.suppress(OSError), imageio.get_writer(partial, **options) as writer:
+        opened: Any = imageio.get_writer(partial, **options)
+        with contextlib.suppress(OSError), opened as writer:
             for frame in frames:
                 count += 1
                 height, width, _ = frame.shape
@@ -60,7 +61,7 @@ def write_film(path: Path, frames: Iterable[np.ndarray], *, fps: int = 30) -> No
 def _count_frames(path: Path) -> int:
     """The frames that a film has; 0 where it is none."""
     try:
-        return imageio_ffmpeg.count_frames_and_secs(str(path))[0]
+        return imageio_ffmpeg.count_frames_and_secs(str(path))[0] or 0
     except (RuntimeError, OSError):
         return 0
 

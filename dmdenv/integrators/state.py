@@ -128,9 +128,10 @@ class IntegratorState(Replaceable):
         self, potential: Potential, space: Space, positions: jax.Array, images: jax.Array, lost: dict[str, jax.Array]
     ) -> Self:
         """The state at positions in any copy of the cell, wrapped, with what rounding takes, neighbours and forces."""
-        wrapped, moved = space.wrap(positions), space.images(positions)
-        back = wrapped + space.offset(moved).astype(positions.dtype)
-        lost = {**lost, "positions": lost["positions"] + jax.lax.stop_gradient(positions - back)}
+        moved = space.images(positions)
+        offset = space.offset(moved).astype(positions.dtype)
+        wrapped = positions - offset
+        lost = {**lost, "positions": lost["positions"] + jax.lax.stop_gradient(positions - (wrapped + offset))}
         d = positions.shape[1]
         pairs = self.pairs.update(space, wrapped).flag_cutoff(potential.cutoff, space, d)
         forces = potential.forces(space, wrapped, pairs)

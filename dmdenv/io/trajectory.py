@@ -111,7 +111,8 @@ def as_trajectory(steps: Any, observations: Any, space: Space | None) -> Traject
     Args:
         steps: int `[m]`.
         observations: a mapping, or an object with attributes, of arrays with a leading axis m: `positions [m, n, d]`,
-            and optionally `velocities [m, n, d]` and one of `space` (a space of arrays `[m, ...]`), `box` (`[m]` or
+            and optionally `velocities [m, n, d]`, `images [m, n, d]` (int, of positions that are wrapped; those of an
+            integrator's states are) and one of `space` (a space of arrays `[m, ...]`), `box` (`[m]` or
             `[m, d]`) and `cell` (`[m, d, d]`). Others are ignored.
         space: the space of every frame, where the observations do not contain it.
 
@@ -129,6 +130,11 @@ def as_trajectory(steps: Any, observations: Any, space: Space | None) -> Traject
     if velocities is not None and velocities.shape != positions.shape:
         raise ValueError(f"velocities has shape {velocities.shape}; must be {positions.shape}, as positions")
     cell = _observed_cell(observations, space, len(steps), positions.shape[2])
+    images = _get_array(observations, "images")
+    if images is not None and cell is not None:
+        if images.shape != positions.shape or not np.issubdtype(images.dtype, np.integer):
+            raise ValueError(f"images has type {images.dtype}{list(images.shape)}; must be int {list(positions.shape)}")
+        positions = positions + (images @ cell).astype(positions.dtype)
     return Trajectory(steps, positions, velocities, cell, Particles())
 
 

@@ -54,8 +54,8 @@ def external_potential(function: Callable[..., jax.Array], **parameters: FieldPa
 
         floor = external_potential(lambda r, k: k * jnp.exp(-r[1]), k=3.0)
 
-    The positions of a simulation are not wrapped, so in a periodic box the function should have the box's period, or
-    be meant to depend on the image (a constant force does).
+    The positions of a simulation are wrapped, so in a periodic box the function should have the box's period. The
+    energy of a constant force does not: it jumps where a particle leaves the box, and its force does not.
 
     Args:
         function: `function(r, **parameters)`, the energy `[]` of a particle at `r`, `[d]`. A function that is defined
@@ -88,7 +88,7 @@ def harmonic_trap(
 def uniform_field(*, force: float | np.ndarray | FieldParameter) -> External:
     """`u(r) = -force . r`: the same force everywhere, such as gravity, `force = [0, -mass * g]`.
 
-    In a periodic box the energy depends on the image of a particle; the force does not.
+    In a periodic box the energy jumps where a particle leaves the box; the force does not.
 
     Args:
         force: a number for all axes, `[d]`, or `[n, d]` with one for each particle, unit energy / length.

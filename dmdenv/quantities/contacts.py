@@ -45,7 +45,8 @@ def contact_numbers(
 
     own = {"position": positions, "own": features(parameter), "present": present}
     somewhere = jnp.all(jnp.isfinite(positions), axis=1) | ~present
-    return jnp.where(somewhere, neighbor_sum(kernel, own, pairs, parity=1), -1)
+    counts: jax.Array = neighbor_sum(kernel, own, pairs, parity=1)
+    return lax.select(somewhere, counts, jnp.full_like(counts, -1))
 
 
 def rattlers(space: Space, positions: jax.Array, pairs: Pairs, *, diameter: ParameterLike) -> jax.Array:

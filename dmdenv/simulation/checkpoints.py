@@ -116,7 +116,9 @@ def restore_item(folder: Path, step: int, name: str) -> Any:
 def _checkpointer(items: Iterable[str]) -> Iterator[ocp.Checkpointer]:
     """Orbax for the state and some items; its log is off, since it repeats each error with a page of tracebacks."""
     log = logging.getLogger("absl")
-    handlers = {"state": ocp.StandardCheckpointHandler()} | {name: ocp.JsonCheckpointHandler() for name in items}
+    handlers: dict[str, Any] = {"state": ocp.StandardCheckpointHandler()} | {
+        name: ocp.JsonCheckpointHandler() for name in items
+    }
     was, log.disabled = log.disabled, True
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers)) as checkpointer:

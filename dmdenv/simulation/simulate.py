@@ -218,7 +218,7 @@ class _Chunks:
         aloud: bool,
     ):
         self.step, self.observe = _partial(step), _partial(observe or _nothing)
-        self.static = {"every": every, "slots": chunk // every}
+        self.static: dict[str, Any] = {"every": every, "slots": chunk // every}
         self.interruption, self.aloud = interruption, aloud
         self._compiled_for: Any = None
 

@@ -45,7 +45,7 @@ class FluidState(State):
 
     @property
     def positions(self) -> jax.Array:
-        """`[n, 2]`, unit length; not wrapped: continuous in time."""
+        """`[n, 2]`, unit length; in the box."""
         return self.motion.positions
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dmdenv
-from dmdenv.envs import pool
+from dmdenv.envs import pool, registry
 from probe_envs import PointMass
 
 CALLS = []
@@ -60,7 +60,8 @@ class Pooled(PointMass):
         return super().initial_state(key, params).replace(position=position)
 
 
-def test_an_environment_by_its_id_is_prepared_and_any_other_at_its_first_reset():
+def test_an_environment_by_its_id_is_prepared_and_any_other_at_its_first_reset(monkeypatch):
+    monkeypatch.setattr(registry, "_table", dict(registry._table))  # registered here alone
     dmdenv.register("pooled", Pooled)
     jax.eval_shape(dmdenv.make_env("pooled").reset, jax.random.key(0))
     other = Pooled(size=8)

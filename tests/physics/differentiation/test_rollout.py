@@ -173,12 +173,12 @@ def test_forward_mode_and_batches_compose_with_checkpoints():
 
 
 def test_a_state_and_a_step_are_counted_right(pairs):
-    """Of a list a step keeps the indices and the number of columns, of the rest mainly the positions."""
+    """Of a list a step keeps the indices and the number of columns, of the rest mainly positions and images."""
     step, state = liquid(1.0, BOX, pairs)
     size, residuals = bytes_of(step, state)
     assert size == sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     indices = state.pairs.indices.size * 4
-    assert indices < residuals < indices + 4 * state.positions.size * 8
+    assert indices < residuals < indices + 5 * state.positions.size * 8
 
 
 @pytest.mark.parametrize("every", [1, 10, 37])

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dmdenv.integrators import NVE
 from dmdenv.io import (
     ExtxyzWriter,
     GSDWriter,
     Particles,
     read_trajectory,
 )
+from dmdenv.potentials import lennard_jones
 from dmdenv.space import Free, Periodic, Triclinic
 
 WRITERS = {"gsd": GSDWriter, "xyz": ExtxyzWriter}
@@ -180,3 +182,22 @@ def test_the_number_of_particles_stays(suffix, tmp_path):
         writer(*chunk(0, 1))
         with pytest.raises(ValueError, match="positions has 5 particles; must be 4, as before"):
             writer(*chunk(1, 2, n=5))
+
+
+def test_the_states_of_a_simulation_are_written_continuous_in_time(tmp_path):
+    """Their positions are wrapped, and have images."""
+    space, v = Periodic(5.0), np.array([[3.0, -2.0], [0.5, 1.0]])
+    method, potential = NVE(dt=1.0), lennard_jones(epsilon=0.0)
+    states = [method.init(potential, space, jnp.array([[1.0, 2.0], [4.0, 4.5]]), velocities=v)]
+    for _ in range(4):
+        states.append(method.step(potential, states[-1]))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    with ExtxyzWriter(tmp_path / "states.xyz") as write:
+        write(np.arange(5), stacked)
+    found = read_trajectory(tmp_path / "states.xyz", dimension=2).positions
+    np.testing.assert_allclose(found, found[0] + np.arange(5)[:, None, None] * v, atol=1e-5)
+    assert np.any(stacked.images)
+    with pytest.raises(ValueError, match=r"images has type float32\[5, 2, 2\]; must be int \[5, 2, 2\]"):
+        ExtxyzWriter(tmp_path / "no.xyz")(
+            np.arange(5), stacked.replace(images=stacked.positions, forces=stacked.forces)
+        )
