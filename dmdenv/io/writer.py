@@ -50,8 +50,9 @@ class Writer(abc.ABC):
         Args:
             steps: int `[m]`.
             observations: a mapping, or an object with attributes, of arrays with a leading axis m: `positions`
-                `[m, n, d]`, not wrapped unless there are `images [m, n, d]`, and optionally `velocities [m, n, d]` and one of `space` (a space of arrays
-                `[m, ...]`), `box` (`[m]` or `[m, d]`) and `cell` (`[m, d, d]`). Others are ignored.
+                `[m, n, d]`, not wrapped unless there are `images [m, n, d]`, and optionally `velocities [m, n, d]` and
+                one of `space` (a space of arrays `[m, ...]`), `box` (`[m]` or `[m, d]`) and `cell` (`[m, d, d]`).
+                Others are ignored.
 
         Raises:
             ValueError: for other shapes, and where neither they nor the writer have a space.
