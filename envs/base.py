@@ -256,7 +256,8 @@ class Env(Declared, abc.ABC, Generic[S, P]):
             TypeError: for what is no key, no state or no parameters of this environment, or a complex action.
             ValueError: when the action has the wrong shape; for several keys, or several values of a parameter.
         """
-        return _step_env(self, _one_key(key), self._state(state), self._action(action), self._params(params))
+        action, params = self._action(action), self._params(params)
+        return _step_env(self, _one_key(key), self._state(state), action, params)
 
     def step(
         self, key: jax.Array, state: S, action: jax.Array, params: P | None = None
@@ -269,7 +270,8 @@ class Env(Declared, abc.ABC, Generic[S, P]):
         Returns:
             `(obs, state, reward, terminated, truncated, info)`.
         """
-        return _step(self, _one_key(key), self._state(state), self._action(action), self._params(params))
+        action, params = self._action(action), self._params(params)
+        return _step(self, _one_key(key), self._state(state), action, params)
 
     def _action(self, action: jax.Array) -> jax.Array:
         """The action as an array, refused when it is not real or has the wrong shape."""

@@ -197,7 +197,9 @@ def test_the_states_of_a_simulation_are_written_continuous_in_time(tmp_path):
     found = read_trajectory(tmp_path / "states.xyz", dimension=2).positions
     np.testing.assert_allclose(found, found[0] + np.arange(5)[:, None, None] * v, atol=1e-5)
     assert np.any(stacked.images)
-    with pytest.raises(ValueError, match=r"images has type float32\[5, 2, 2\]; must be int \[5, 2, 2\]"):
-        ExtxyzWriter(tmp_path / "no.xyz")(
-            np.arange(5), stacked.replace(images=stacked.positions, forces=stacked.forces)
-        )
+    wrong = stacked.replace(images=stacked.positions)
+    with (
+        ExtxyzWriter(tmp_path / "no.xyz") as write,
+        pytest.raises(ValueError, match=r"images has type float32\[5, 2, 2\]; must be int \[5, 2, 2\]"),
+    ):
+        write(np.arange(5), wrong)
