@@ -193,8 +193,8 @@ def _directions(inputs: _Inputs) -> dict[str, list[np.ndarray | None]]:
     for (path, leaf), stays in zip(jax.tree_util.tree_leaves_with_path(inputs), jax.tree.leaves(fixed), strict=True):
         if not is_float(leaf):
             continue
-        own, field = path[0].name, path[-1].name if len(path) > 1 else ""
-        scale = _scale(inputs.parameters, field) if own == "parameters" else np.ones(_POINTS)
+        own = path[0].name
+        scale = _scale(inputs.parameters, path[-1].name) if own == "parameters" else np.ones(_POINTS)
         v = rng.normal(size=leaf.shape) * scale.reshape(-1, *[1] * (leaf.ndim - 1))
         for group in _GROUPS:
             found[group].append(v if group == own and not stays and scale.any() else None)
