@@ -5,15 +5,17 @@ so no units are converted.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
-from ase.data import chemical_symbols
+from ase.data import atomic_masses, atomic_numbers, chemical_symbols
 
-from dmdenv._core.fields import Choice
-from dmdenv.io.trajectory import Particles, cell_of, space_of
+from dmdenv._core.fields import Choice, shown
+from dmdenv.io.trajectory import Particles, Trajectory, cell_of, space_of
 from dmdenv.io.writer import in_three_dimensions
 from dmdenv.space import Space, lower_triangular
 
@@ -43,8 +45,8 @@ def from_atoms(atoms: Atoms, *, dimension: int = 3) -> Configuration:
         A `Configuration`; `to_atoms(..., rotation=configuration.rotation)` goes back.
 
     Raises:
-        ValueError: for atoms that are periodic along some axes only, without a volume, or that are not
-            two-dimensional for `dimension=2`.
+        ValueError: for no atoms, atoms with constraints (which nothing in dmdenv would keep), that are periodic along
+            some axes only, without a volume, or that are not two-dimensional for `dimension=2`.
     """
     dimension = Choice((2, 3)).convert("dimension", dimension)
     cell, rotation = cell_and_rotation(atoms, dimension)
@@ -52,23 +54,98 @@ def from_atoms(atoms: Atoms, *, dimension: int = 3) -> Configuration:
         raise ValueError("the atoms differ in z; must be at one z in two dimensions")
 
     def rotate(vectors: np.ndarray) -> jax.Array:
-        return jnp.asarray(vectors[:, :dimension] @ rotation, jnp.result_type(float))
+        return jnp.asarray(_rotate(vectors, rotation), jnp.result_type(float))
 
+    particles = particles_of(atoms)
+    velocities = _velocities_of(atoms, particles)
     return Configuration(
         space=space_of(cell),
         positions=rotate(atoms.positions),
-        velocities=rotate(atoms.get_velocities()) if atoms.has("momenta") else None,
-        particles=particles_of(atoms),
+        velocities=None if velocities is None else rotate(velocities),
+        particles=particles,
         rotation=rotation,
     )
 
 
 def particles_of(atoms: Atoms) -> Particles:
-    """The species of atoms, numbered in the order in which they appear, their symbols and masses."""
-    symbols = atoms.get_chemical_symbols()
-    types = tuple(dict.fromkeys(symbols))
-    species = np.array([types.index(symbol) for symbol in symbols], np.int32)
-    return Particles(species=species, types=types, masses=atoms.get_masses())
+    """The species of atoms, numbered in the order in which they appear, masses, and what `atoms_of` notes of the rest.
+
+    An array "species" of names goes before the chemical symbols. Masses that are not given are those of the elements,
+    and 1 where some name is not a chemical symbol.
+    """
+    if atoms.constraints or not np.all(atoms.arrays.get("move_mask", True)):
+        raise ValueError(
+            f"atoms.constraints = {atoms.constraints or 'those of move_mask'}; must be none, as nothing in dmdenv keeps"
+            " them: see atoms.set_constraint()"
+        )
+    names = atoms.arrays.get("species", atoms.symbols)
+    types = tuple(dict.fromkeys(map(str, names)))
+    species = np.array([types.index(str(name)) for name in names], np.int32)
+    masses = _first(atoms.arrays, "masses", "mass")
+    if masses is None and all(name in chemical_symbols for name in types):
+        masses = atomic_masses[[atomic_numbers[name] for name in types]][species]
+    bonds, bond_species = atoms.info.get("bonds"), atoms.info.get("bond_species")
+    diameters = 2 * atoms.arrays["radius"] if "radius" in atoms.arrays else atoms.info.get("diameters")
+    return Particles(
+        species=species,
+        types=types,
+        masses=masses,
+        diameters=diameters,
+        bonds=None if bonds is None else np.reshape(bonds, (-1, 2)),
+        bond_species=None if bond_species is None else np.atleast_1d(bond_species),
+        bond_types=atoms.info.get("bond_types"),
+    ).of(len(atoms))
+
+
+def _velocities_of(atoms: Atoms, particles: Particles) -> np.ndarray | None:
+    """From momenta as ASE has them, or from an array of a usual name, `[n, 3]`; None where there is neither."""
+    if atoms.has("momenta"):
+        return atoms.get_momenta() / particles.masses[:, None]
+    velocities = _first(atoms.arrays, "velocities", "velocity", "velo", "vel")
+    if velocities is not None and velocities.shape != (len(atoms), 3):
+        raise ValueError(f"velocities has shape {velocities.shape}; must be {(len(atoms), 3)}")
+    return velocities
+
+
+def _rotate(vectors: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Vectors `[n, 3]` in the dimension of the rotation; without one each component stays, whatever the others are."""
+    vectors = vectors[:, : len(rotation)]
+    return vectors if np.array_equal(rotation, np.eye(len(rotation))) else vectors @ rotation
+
+
+def _first(values: Mapping[str, Any], *names: str) -> Any:
+    """The value of the first name that is there, else None."""
+    return next((values[name] for name in names if name in values), None)
+
+
+def trajectory_of(atoms: Atoms, step: int, dimension: int | None) -> Trajectory:
+    """A trajectory of one frame; in the dimension that `atoms_of` notes, and 3 else, where None is asked for."""
+    d = Choice((2, 3)).convert("dimension", int(atoms.info.get("dimension", 3)) if dimension is None else dimension)
+    cell, rotation = cell_and_rotation(atoms, d)
+    particles = particles_of(atoms)
+    velocities = _velocities_of(atoms, particles)
+    return Trajectory(
+        steps=np.array([step], np.int64),
+        positions=_rotate(atoms.positions, rotation)[None],
+        velocities=None if velocities is None else _rotate(velocities, rotation)[None],
+        cell=None if cell is None else cell[None],
+        particles=particles,
+    )
+
+
+def step_of(atoms: Atoms) -> int | None:
+    """The step that is noted with atoms under one of its usual names, None where there is none."""
+    step = _first({name.lower(): value for name, value in atoms.info.items()}, "step", "timestep")
+    if step is None:
+        return None
+    try:
+        whole = int(step)
+    except (TypeError, ValueError, OverflowError):
+        whole = None
+    exact = whole is not None and (isinstance(step, str) or whole == step) and -(2**63) <= whole < 2**63
+    if not exact or isinstance(step, bool | np.bool_):
+        raise ValueError(f"step = {shown(step)}; must be an integer")
+    return whole
 
 
 def cell_and_rotation(atoms: Atoms, dimension: int) -> tuple[np.ndarray | None, np.ndarray]:
@@ -79,6 +156,10 @@ def cell_and_rotation(atoms: Atoms, dimension: int) -> tuple[np.ndarray | None, 
     if not pbc.any():
         return None, np.eye(dimension)
     cell = np.array(atoms.cell)
+    if not np.all(np.any(cell[:dimension], axis=1)):
+        raise ValueError(
+            f"periodic without a lattice: cell = {cell.tolist()}; must be linearly independent edges, or pbc = False"
+        )
     if dimension == 2 and (np.any(cell[:2, 2]) or np.any(cell[2, :2])):
         raise ValueError(f"atoms.cell = {cell.tolist()}; must be two edges in the xy plane and one along z in 2-D")
     cell = cell[:dimension, :dimension]
@@ -121,7 +202,7 @@ def to_atoms(
 def atoms_of(
     cell: np.ndarray | None, positions: np.ndarray, velocities: np.ndarray | None, particles: Particles
 ) -> Atoms:
-    """`ase.Atoms` of arrays `[d, d]`, `[n, d]` and `[n, d]`."""
+    """`ase.Atoms` of arrays `[d, d]`, `[n, d]` and `[n, d]`; what ASE has no place for is noted beside them."""
     n, dimension = positions.shape
     particles = with_symbols(particles, n)
     atoms = Atoms(
@@ -132,17 +213,39 @@ def atoms_of(
         pbc=[cell is not None] * dimension + [False] * (3 - dimension),
     )
     if velocities is not None:
+        if not np.all(particles.masses):
+            raise ValueError("masses has 0; must be above 0 where velocities are kept as momenta")
         atoms.set_velocities(in_three_dimensions(velocities))
+    if np.any(particles.diameters != 1):
+        atoms.info["diameters"] = particles.diameters
+    if len(particles.bonds):
+        atoms.info["bonds"] = particles.bonds.ravel()
+        atoms.info["bond_species"] = particles.bond_species
+        atoms.info["bond_types"] = list(particles.bond_types)  # pyright: ignore[reportArgumentType]
+    if dimension == 2:
+        atoms.info["dimension"] = 2
+    return atoms
+
+
+def frame_of(trajectory: Trajectory, k: int) -> Atoms:
+    """`ase.Atoms` of a frame, in double precision, with its step."""
+    atoms = atoms_of(
+        None if trajectory.cell is None else np.asarray(trajectory.cell[k], float),
+        np.asarray(trajectory.positions[k], float),
+        None if trajectory.velocities is None else np.asarray(trajectory.velocities[k], float),
+        trajectory.particles,
+    )
+    atoms.info["step"] = int(trajectory.steps[k])
     return atoms
 
 
 def with_symbols(particles: Particles, n: int) -> Particles:
     """Particles with chemical symbols as names of species, as ASE needs them: X for one species without a name."""
-    named = dataclasses.replace(particles, types=("X",)) if particles.types is None else particles
+    named = (dataclasses.replace(particles, types=("X",)) if particles.types is None else particles).of(n)
     unknown = [name for name in named.types or () if name not in chemical_symbols]
     if unknown:
         raise ValueError(f"types has {unknown[0]!r}; must be chemical symbols, 'X' for none")
-    return named.of(n)
+    return named
 
 
 def cell_in_three_dimensions(cell: np.ndarray) -> np.ndarray:

@@ -6,14 +6,16 @@ them. With c the centre of the cell and `h` its edges as rows, `r = x + c + imag
 Reference: the GSD hoomd schema, https://gsd.readthedocs.io/en/stable/schema-hoomd.html.
 """
 
+import dataclasses
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import gsd.hoomd
 import numpy as np
 
-from dmdenv.io.trajectory import Particles, Trajectory
-from dmdenv.io.writer import Mode, Writer, in_three_dimensions
+from dmdenv.io.trajectory import Particles, Trajectory, check_cell
+from dmdenv.io.writer import Writer, in_three_dimensions
 
 
 class GSDWriter(Writer):
@@ -23,19 +25,57 @@ class GSDWriter(Writer):
     a box of height zero.
     """
 
-    def _open(self, path: str, mode: Mode) -> int | float:
-        self._file: Any = gsd.hoomd.open(path, mode)
-        return int(self._file[-1].configuration.step) if len(self._file) else -np.inf
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _write(self, trajectory: Trajectory) -> None:
+    def _check(self, trajectory: Trajectory) -> Particles:
         if trajectory.cell is None:
             raise ValueError("space = Free(); must be periodic: GSD holds no other")
-        for k in range(len(trajectory)):
-            self._file.append(_frame(trajectory, k))
-        self._file.flush()
+        particles = trajectory.particles.of(trajectory.positions.shape[1])
+        for names in (particles.types, particles.bond_types):
+            if not "".join(names or ()).isascii():
+                raise ValueError(f"types = {names}; must be ASCII in a GSD file")
+        return dataclasses.replace(
+            particles,
+            masses=np.asarray(particles.masses, np.float32),
+            diameters=np.asarray(particles.diameters, np.float32),
+        )
+
+    def _read_on(self) -> None:
+        if not os.path.getsize(self._path):
+            return self._forget()
+        with gsd.hoomd.open(self._path, "r") as file:
+            if len(file) < len(self._steps):
+                self._forget()
+            new = range(len(self._steps), len(file))
+            if new:
+                first, _ = file[0], file[new[-1]]  # the last one, to see that the file ends with a whole frame
+                self._first = self._first or _trajectory(first, _moving(file), None)
+            self._steps += [_step(file, k) for k in new]
+
+    def _append(self, trajectory: Trajectory) -> None:
+        frames = [_frame(trajectory, k) for k in range(len(trajectory))]
+        velocities = trajectory.velocities
+        self._replace()
+        with gsd.hoomd.open(self._path, "r+" if os.path.getsize(self._path) else "w") as file:
+            for k, frame in enumerate(frames):
+                if velocities is not None:  # `append` leaves out what is zero, which would be read as not given
+                    file.file.write_chunk(VELOCITY, in_three_dimensions(velocities[k].astype(np.float32)))
+                file.append(frame)
+            file.flush()
+
+
+VELOCITY = "particles/velocity"
+
+
+def _moving(file: Any) -> bool:
+    """Whether velocities are given; by the schema those that a frame lacks are those of the first frame, or zero."""
+    return any(file.file.chunk_exists(frame=k, name=VELOCITY) for k in range(len(file)))
+
+
+def _step(file: Any, k: int) -> int:
+    """The step of frame k, which by the schema is that of the first frame, or 0, where it lacks it."""
+    for frame in (k, 0):
+        if file.file.chunk_exists(frame=frame, name="configuration/step"):
+            return int(file.file.read_chunk(frame=frame, name="configuration/step")[0])
+    return 0
 
 
 def _frame(trajectory: Trajectory, k: int) -> gsd.hoomd.Frame:
@@ -54,8 +94,6 @@ def _frame(trajectory: Trajectory, k: int) -> gsd.hoomd.Frame:
     frame.particles.diameter = particles.diameters
     frame.particles.position = in_three_dimensions(wrapped)
     frame.particles.image = in_three_dimensions(image)
-    if trajectory.velocities is not None:
-        frame.particles.velocity = in_three_dimensions(trajectory.velocities[k])
     frame.bonds.N = len(particles.bonds)
     frame.bonds.types = list(particles.bond_types)  # pyright: ignore[reportArgumentType]
     frame.bonds.typeid = particles.bond_species
@@ -64,8 +102,10 @@ def _frame(trajectory: Trajectory, k: int) -> gsd.hoomd.Frame:
 
 
 def _wrap(positions: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in the box around the origin, `[n, d]`, and their images, int32 `[n, d]`."""
-    image = np.floor(positions @ np.linalg.inv(cell))
+    """Positions in the box around the origin, `[n, d]`, and their images, int32 `[n, d]`; 0 for NaN and infinity."""
+    image = np.floor(np.where(np.isfinite(positions), positions, 0) @ np.linalg.inv(cell))
+    if np.any(np.abs(image) > np.iinfo(np.int32).max):
+        raise ValueError(f"positions reach {np.abs(image).max():g} boxes far; must be at most 2^31 - 1 in a GSD file")
     return positions - cell.sum(0) / 2 - image @ cell, image.astype(np.int32)
 
 
@@ -83,35 +123,34 @@ def _cell(box: np.ndarray, dimension: int) -> np.ndarray:
     return np.array([[lx, 0, 0], [xy * ly, ly, 0], [xz * lz, yz * lz, lz]])[:dimension, :dimension]
 
 
-def read_gsd(path: str | os.PathLike, *, dimension: int | None = None) -> Trajectory:
-    """All frames of a GSD file, positions unwrapped by their images. See `dmdenv.io.read_trajectory`."""
+def read_gsd(path: str | os.PathLike, dimension: int | None) -> Iterator[Trajectory]:
+    """The frames of a GSD file, positions unwrapped by their images. See `dmdenv.io.read_trajectory`."""
     with gsd.hoomd.open(os.fspath(path), "r") as file:
-        if not len(file):
-            raise ValueError(f"{path} has no frames")
-        frames: list[Any] = [file[k] for k in range(len(file))]
-    first = frames[0]
-    counts = sorted({int(frame.particles.N) for frame in frames})
-    if len(counts) > 1:
-        raise ValueError(f"{path} has frames of {counts} particles; must be as many in all")
-    d = int(first.configuration.dimensions) if dimension is None else dimension
-    cell = np.stack([_cell(frame.configuration.box, d) for frame in frames])
+        moving = _moving(file)
+        for k in range(len(file)):
+            yield _trajectory(file[k], moving, dimension)
 
-    def stack(name: str) -> np.ndarray:
-        return np.stack([getattr(frame.particles, name)[:, :d] for frame in frames])
 
-    images = stack("image").astype(float)
+def _trajectory(frame: Any, moving: bool, dimension: int | None) -> Trajectory:
+    """A trajectory of one frame."""
+    own = int(frame.configuration.dimensions)
+    if own not in (2, 3) or (dimension or own) > own:
+        raise ValueError(f"the frame has {own} dimensions; must be {dimension or '2 or 3'}")
+    d, particles, bonds = dimension or own, frame.particles, frame.bonds
+    cell = check_cell("cell", _cell(frame.configuration.box, d))
+    positions = particles.position[:, :d] + cell.sum(0) / 2 + particles.image[:, :d].astype(float) @ cell
     return Trajectory(
-        steps=np.array([frame.configuration.step for frame in frames], np.int64),
-        positions=stack("position") + cell.sum(1)[:, None] / 2 + images @ cell,
-        velocities=stack("velocity"),
-        cell=cell,
+        steps=np.array([int(frame.configuration.step)], np.int64),
+        positions=positions[None],
+        velocities=particles.velocity[None, :, :d] if moving else None,
+        cell=cell[None],
         particles=Particles(
-            species=first.particles.typeid.astype(np.int32),
-            types=tuple(first.particles.types),
-            masses=first.particles.mass,
-            diameters=first.particles.diameter,
-            bonds=first.bonds.group.astype(np.int32),
-            bond_species=first.bonds.typeid.astype(np.int32),
-            bond_types=tuple(first.bonds.types),
-        ),
+            species=particles.typeid.astype(np.int32),
+            types=tuple(particles.types),
+            masses=particles.mass,
+            diameters=particles.diameter,
+            bonds=bonds.group.astype(np.int32),
+            bond_species=bonds.typeid.astype(np.int32),
+            bond_types=tuple(bonds.types),
+        ).of(int(particles.N)),
     )

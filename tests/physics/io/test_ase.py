@@ -3,6 +3,7 @@
 import ase
 import ase.build
 import ase.calculators.lj
+import ase.constraints
 import ase.io
 import ase.md.verlet
 import ase.optimize
@@ -120,7 +121,13 @@ def test_two_dimensions_leave_out_z():
             r"atoms.pbc = \[True, True, False\]; must be periodic along all axes or along none",
         ),
         (ase.Atoms("Ar", cell=np.eye(3), pbc=(1, 0, 0)), 2, r"atoms.pbc = \[True, False, False\]"),
-        (ase.Atoms("Ar", pbc=True), 3, "cell = .*; must be linearly independent edges"),
+        (ase.Atoms("Ar", pbc=True), 3, "periodic without a lattice: cell = .*; must be linearly independent edges"),
+        (ase.Atoms(), 3, "there are no particles; must be at least one"),
+        (
+            ase.Atoms("Ar", constraint=ase.constraints.FixAtoms([0])),
+            3,
+            r"atoms.constraints = \[FixAtoms\(indices=\[0\]\)\]; must be none",
+        ),
         (
             ase.Atoms("Ar", cell=[[1, 0, 1], [0, 1, 0], [0, 0, 1]], pbc=True),
             2,

@@ -62,19 +62,18 @@ def assert_same_array(a, b):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("suffix", ["xyz", "extxyz", "traj"])
+@pytest.mark.parametrize("suffix", ["xyz", "extxyz", "traj", "XYZ", "xyz.gz"])
 @pytest.mark.parametrize("kind", CELLS)
 def test_a_trajectory_comes_back_bit_for_bit(kind, suffix, dtype, tmp_path):
-    """Positions, cells, steps, species and masses; velocities in float32, since ASE stores momenta."""
+    """All but the velocities, which are so in float32, since ASE stores momenta."""
     written = trajectory(CELLS[kind], dtype=dtype)
     path = tmp_path / f"run.{suffix}"
     write_trajectory(path, written)
-    read = read_trajectory(path, dimension=written.positions.shape[2])
+    read = read_trajectory(path)
     for name in ("steps", "positions", "cell"):
         assert_same_array(getattr(read, name), getattr(written, name))
-    for name in ("species", "masses"):
-        assert_same_array(getattr(read.particles, name), getattr(written.particles, name))
-    assert read.particles.types == written.particles.types
+    for field in dataclasses.fields(Particles):
+        assert_same_array(getattr(read.particles, field.name), getattr(written.particles, field.name))
     np.testing.assert_allclose(read.velocities, written.velocities, rtol=0 if dtype == np.float32 else 4e-16)
     assert len(read) == 3
 
@@ -117,8 +116,12 @@ def test_a_file_of_ase_with_a_cell_in_any_direction_is_turned_frame_by_frame(tmp
 
 def test_frames_that_do_not_belong_together_are_refused(tmp_path):
     for first, second, message in [
-        (ase.Atoms("Ar2"), ase.Atoms("Ar3"), "has frames of different atoms; must be the same ones in the same order"),
-        (ase.Atoms("Ar", cell=[1, 1, 1], pbc=True), ase.Atoms("Ar"), "has periodic frames and others; must be all or"),
+        (ase.Atoms("Ar2"), ase.Atoms("Ar3"), "frame 1: number of particles = 3; must be 2, as in frame 0"),
+        (ase.Atoms("Ar2"), ase.Atoms("ArKr"), r"frame 1: types\[1\] = Kr; must be Ar, as in frame 0"),
+        (ase.Atoms("Ar"), ase.Atoms("Ar", masses=[2]), r"frame 1: masses\[0\] = 2.0; must be 39.948"),
+        (ase.Atoms("Ar"), ase.Atoms("Ar", momenta=[[1, 0, 0]]), "frame 1: velocities = known; must be unknown"),
+        (ase.Atoms("Ar"), ase.Atoms("Ar", info={"step": 5}), "frame 1: step = 5; must be in all frames, or in none"),
+        (ase.Atoms("Ar", cell=[1, 1, 1], pbc=True), ase.Atoms("Ar"), "frame 1: space = free; must be periodic"),
     ]:
         ase.io.write(tmp_path / "run.traj", [first, second])
         with pytest.raises(ValueError, match=message):
@@ -201,7 +204,7 @@ def test_a_frame_written_by_hand_is_read_with_its_centre_and_its_images(tmp_path
     cell = np.array([[2, 0, 0], [2, 4, 0], [2, -1, 8]])
     np.testing.assert_array_equal(read.cell[0], cell)
     np.testing.assert_array_equal(read.positions[0], [[3, 1.5, 4], np.array([3.5, 2.5, 2]) + cell[1] - 2 * cell[2]])
-    np.testing.assert_array_equal(read.velocities, np.zeros((1, 2, 3)))
+    assert read.velocities is None
     np.testing.assert_array_equal(read.particles.species, [0, 0])
     assert read.steps.tolist() == [7] and read.particles.types == ("A",) and len(read.particles.bonds) == 0
     in_2d = read_trajectory(tmp_path / "run.gsd", dimension=2)
@@ -211,16 +214,106 @@ def test_a_frame_written_by_hand_is_read_with_its_centre_and_its_images(tmp_path
 def test_what_gsd_cannot_hold_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"space = Free\(\); must be periodic: GSD holds no other"):
         write_trajectory(tmp_path / "run.gsd", trajectory(None))
-    with gsd.hoomd.open(tmp_path / "varying.gsd", "w") as file:
-        for n in (1, 2):
-            frame = gsd.hoomd.Frame()
-            frame.particles.N = n
-            file.append(frame)
-    with pytest.raises(ValueError, match=r"has frames of \[1, 2\] particles; must be as many in all"):
-        read_trajectory(tmp_path / "varying.gsd")
+    far = dataclasses.replace(trajectory(np.eye(3)), positions=np.full((3, 7, 3), 2.0**32))
+    with pytest.raises(ValueError, match=r"positions reach 4.29497e\+09 boxes far; must be at most 2\^31 - 1"):
+        write_trajectory(tmp_path / "run.gsd", far)
     gsd.hoomd.open(tmp_path / "empty.gsd", "w").close()
     with pytest.raises(ValueError, match="has no frames"):
         read_trajectory(tmp_path / "empty.gsd")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ({}, {"particles.N": 3}, "frame 1: number of particles = 3; must be 2, as in frame 0"),
+        ({"particles.types": ["A", "B"]}, {"particles.typeid": [0, 1]}, r"frame 1: types\[1\] = B; must be A"),
+        ({"particles.types": ["A", "B"]}, {"particles.types": ["B", "A"]}, r"frame 1: types\[0\] = B; must be A"),
+        ({}, {"particles.mass": [1, 2]}, r"frame 1: masses\[1\] = 2.0; must be 1.0"),
+        ({}, {"particles.diameter": [1, 2]}, r"frame 1: diameters\[1\] = 2.0; must be 1.0"),
+        ({}, {"bonds.N": 1, "bonds.types": ["b"], "bonds.group": [[0, 1]]}, r"frame 1: bonds has shape \(1, 2\)"),
+        ({}, {"configuration.dimensions": 2}, "frame 1: dimension = 2; must be 3"),
+        ({"particles.typeid": [0, 3]}, {}, r"frame 0: species goes from 0 to 3 with types = \('A',\)"),
+        ({"particles.N": 0}, {}, "frame 0: there are no particles; must be at least one"),
+        ({"configuration.box": [0] * 6}, {}, "frame 0: cell = .* must be finite edges as rows"),
+    ],
+)
+def test_gsd_frames_of_other_particles_are_refused_by_their_number(first, second, message, tmp_path):
+    with gsd.hoomd.open(tmp_path / "run.gsd", "w") as file:
+        for changed in (first, second):
+            frame = gsd.hoomd.Frame()
+            frame.configuration.box = [4, 4, 4, 0, 0, 0]
+            frame.particles.N = 2
+            for name, value in changed.items():
+                part, field = name.split(".")
+                setattr(getattr(frame, part), field, value)
+            file.append(frame)
+    with pytest.raises(ValueError, match=message):
+        read_trajectory(tmp_path / "run.gsd")
+
+
+@pytest.mark.parametrize("velocities", [None, np.zeros((2, 7, 3)), np.ones((2, 7, 3))])
+def test_velocities_of_gsd_files_are_those_given_or_none(velocities, tmp_path):
+    """Zero is not the same as unknown, although the schema leaves out what is zero."""
+    still = dataclasses.replace(trajectory(np.eye(3), frames=2), velocities=velocities)
+    write_trajectory(tmp_path / "run.GSD", still)
+    assert_same_array(read_trajectory(tmp_path / "run.GSD").velocities, velocities)
+
+
+# --- no trajectories --------------------------------------------------------------------------------------------------
+
+
+JUNK = {
+    "empty": b"",
+    "random": np.random.default_rng(0).bytes(3000),
+    "not UTF-8": b"2\n\xff\xfe\xfa\nAr 0 0 0\nAr 1 0 0\n",
+    "prose": b"hello world\nthis is no trajectory\n",
+    "a directory": None,
+}
+
+
+@pytest.mark.parametrize("junk", JUNK)
+@pytest.mark.parametrize(
+    "suffix", ["xyz", "gsd", "traj", "lammpstrj", "pdb", "db", "json", "cif", "vasp", "xyz.gz", ""]
+)
+def test_a_file_that_is_no_trajectory_raises_a_value_error(suffix, junk, tmp_path):
+    path, content = tmp_path / f"run.{suffix}", JUNK[junk]
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match="run") as error:
+        read_trajectory(path)
+    assert type(error.value) is ValueError
+
+
+@pytest.mark.parametrize("lost", [20, 100, 500, 1000])
+@pytest.mark.parametrize("suffix", ["xyz", "gsd", "traj"])
+def test_a_truncated_file_raises_a_value_error(suffix, lost, tmp_path):
+    path = tmp_path / f"run.{suffix}"
+    write_trajectory(path, trajectory(np.eye(3)))
+    path.write_bytes(path.read_bytes()[:-lost])
+    with pytest.raises(ValueError, match="run"):
+        read_trajectory(path)
+
+
+def test_a_file_that_is_not_there_is_not_called_damaged(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        read_trajectory(tmp_path / "run.xyz")
+
+
+def test_a_trajectory_that_a_format_cannot_hold_leaves_the_file_as_it_was(tmp_path):
+    for suffix in ("xyz", "gsd", "traj"):
+        path = tmp_path / f"run.{suffix}"
+        write_trajectory(path, trajectory(np.eye(3)))
+        whole = path.read_bytes()
+        backwards = dataclasses.replace(trajectory(np.eye(3)), steps=np.array([2, 1, 0]))
+        with pytest.raises(ValueError, match=r"steps = \[2, 1, 0\]; must be >= 0 and increase"):
+            write_trajectory(path, backwards)
+        assert path.read_bytes() == whole
+    with pytest.raises(ValueError, match=r"must end with .gsd, .traj, .xyz or .extxyz"):
+        write_trajectory(tmp_path / "run.pdb", trajectory(np.eye(3)))
+    with pytest.raises(ValueError, match="trajectory has no frames"):
+        write_trajectory(tmp_path / "run.xyz", trajectory(np.eye(3)).select(slice(0)))
 
 
 # --- the extra --------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from dmdenv.io import (
     ExtxyzWriter,
     GSDWriter,
     Particles,
+    Trajectory,
     read_trajectory,
 )
 from dmdenv.potentials import lennard_jones
@@ -80,6 +81,151 @@ def test_a_last_frame_that_a_crash_has_cut_off_is_written_anew(lost, tmp_path):
     assert path.read_bytes() == whole
 
 
+def written(path, last: int = 4) -> bytes:
+    with WRITERS[path.suffix[1:]](path, space=Periodic(8.0)) as writer:
+        writer(*chunk(0, last))
+    return path.read_bytes()
+
+
+def append(path, steps_and_observed, **options) -> None:
+    with WRITERS[path.suffix[1:]](path, **{"space": Periodic(8.0), **options}, mode="a") as writer:
+        writer(*steps_and_observed)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n\n"])
+def test_a_file_with_another_last_byte_is_continued_without_loss(end, tmp_path):
+    path = tmp_path / "run.xyz"
+    path.write_bytes(written(path)[:-1] + end)
+    append(path, chunk(4, 6))
+    assert path.read_bytes() == written(tmp_path / "whole.xyz", last=6)
+
+
+@pytest.mark.parametrize("lost", [30, 100])
+def test_a_last_frame_that_is_cut_off_is_replaced_by_itself_only(lost, tmp_path):
+    path = tmp_path / "run.xyz"
+    cut = written(path)[:-lost]
+    path.write_bytes(cut)
+    append(path, chunk(0, 3))  # all in the file
+    with pytest.raises(ValueError, match="ends within step 3; must be among steps, which begin at 4"):
+        append(path, chunk(4, 6))
+    assert path.read_bytes() == cut
+
+
+def damage_count(whole: bytes) -> bytes:
+    return whole.replace(b"4\n", b"4000\n", 1)
+
+
+def damage_step(whole: bytes) -> bytes:
+    return whole.replace(b"step=1", b"step=x", 1)
+
+
+def damage_end(whole: bytes) -> bytes:
+    return whole[:-20]
+
+
+def replace_all(whole: bytes) -> bytes:
+    return b"junk" * 1000
+
+
+@pytest.mark.parametrize(
+    ("suffix", "damage"),
+    [("xyz", damage_count), ("xyz", damage_step), ("xyz", replace_all), ("gsd", damage_end), ("gsd", replace_all)],
+)
+def test_a_damaged_file_is_not_continued_but_left_as_it_is(suffix, damage, tmp_path):
+    path = tmp_path / f"run.{suffix}"
+    damaged = damage(written(path))
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"run.* cannot be continued"):
+        append(path, chunk(4, 6))
+    assert path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    ("frames", "options", "message"),
+    [
+        (chunk(4, 6, n=5), {}, "number of particles = 5; must be 4"),
+        ((np.array([4]), {"positions": np.ones((1, 4, 2))}), {}, "dimension = 2; must be 3"),
+        (chunk(4, 6), {"particles": Particles(types=("Kr",))}, r"types\[0\] = Kr; must be"),
+        (chunk(4, 6), {"particles": Particles(masses=[1.0, 1, 2, 1])}, r"masses\[2\] = 2.0; must be 1.0"),
+        (chunk(4, 6), {"particles": Particles(diameters=2.0)}, r"diameters\[0\] = 2.0; must be 1.0"),
+        (chunk(4, 6), {"particles": Particles(bonds=[[0, 1]])}, r"bonds has shape \(1, 2\); must be \(0, 2\)"),
+        (
+            (np.array([4]), {"positions": np.ones((1, 4, 3)), "velocities": np.ones((1, 4, 3))}),
+            {},
+            "velocities = known",
+        ),
+        ((np.array([3, 3]), chunk(4, 6)[1]), {}, r"steps = \[3, 3\]; must be >= 0 and increase"),
+        ((np.array([-1, 5]), chunk(4, 6)[1]), {}, r"steps = \[-1, 5\]; must be >= 0 and increase"),
+    ],
+)
+@both
+def test_other_frames_are_refused_before_a_byte_is_written(suffix, frames, options, message, tmp_path):
+    path = tmp_path / f"run.{suffix}"
+    before = written(path)
+    with pytest.raises(ValueError, match=message):
+        append(path, frames, **options)
+    assert path.read_bytes() == before
+
+
+@both
+def test_steps_that_the_file_has_passed_over_are_refused(suffix, tmp_path):
+    path = tmp_path / f"run.{suffix}"
+    with WRITERS[suffix](path, space=Periodic(8.0)) as writer:
+        writer(10 * np.arange(3), chunk(0, 3)[1])
+        with pytest.raises(ValueError, match=r"steps has 15, which .* lacks although it goes to 20; must be in it"):
+            writer(np.array([10, 15, 25]), chunk(0, 3)[1])
+    np.testing.assert_array_equal(read_trajectory(path).steps, [0, 10, 20])
+
+
+@both
+def test_the_same_frames_are_written_once_by_whichever_writer(suffix, tmp_path):
+    """By the same one after an exception, and by another one that is open at the same time."""
+    path, writer = tmp_path / f"run.{suffix}", WRITERS[suffix]
+    first = writer(path, space=Periodic(8.0))
+    first(*chunk(0, 3))
+    first(*chunk(0, 4))
+    second = writer(path, space=Periodic(8.0), mode="a")
+    second(*chunk(2, 6))
+    first(*chunk(4, 8))
+    second(*chunk(6, 9))
+    np.testing.assert_array_equal(read_trajectory(path).steps, np.arange(9))
+    first.close()
+    with pytest.raises(ValueError, match="is closed; must be written before"):
+        first(*chunk(9, 10))
+
+
+@both
+def test_a_call_that_fails_half_way_can_be_repeated(suffix, tmp_path):
+    """As on a full disk: some of the frames are in the file, of text also a part of one."""
+    path = tmp_path / f"run.{suffix}"
+    with WRITERS[suffix](path, space=Periodic(8.0)) as writer:
+        writer(*chunk(0, 2))
+        if suffix == "gsd":
+            append(path, chunk(2, 3))
+        else:
+            path.write_bytes(written(tmp_path / "whole.xyz")[:-30])
+        writer(*chunk(2, 5))
+    np.testing.assert_array_equal(read_trajectory(path).steps, np.arange(5))
+    np.testing.assert_allclose(read_trajectory(path).positions, chunk(0, 5)[1]["positions"], atol=1e-6)
+
+
+@both
+def test_nan_and_infinity_are_kept_and_nothing_beside_them_changes(suffix, tmp_path):
+    path, (steps, observed) = tmp_path / f"run.{suffix}", chunk(0, 2)
+    observed["positions"][1, 0, 0], observed["positions"][1, 1, 1] = np.nan, np.inf
+    with WRITERS[suffix](path, space=Periodic(8.0)) as writer:
+        writer(steps, observed)
+    np.testing.assert_allclose(read_trajectory(path).positions, observed["positions"], atol=1e-6)
+
+
+@both
+def test_particles_of_a_trajectory_are_written_with_it(suffix, tmp_path):
+    observed = Trajectory(np.arange(2), np.ones((2, 4, 3)), None, np.array([np.eye(3)] * 2), Particles(types=("Kr",)))
+    with WRITERS[suffix](tmp_path / f"run.{suffix}") as writer:
+        writer(np.arange(2), observed)
+    assert read_trajectory(tmp_path / f"run.{suffix}").particles.types == ("Kr",)
+
+
 def test_a_killed_process_leaves_a_gsd_file_with_all_its_calls(tmp_path):
     program = f"""
 import os, signal, numpy as np
@@ -133,6 +279,14 @@ GOOD = {"positions": np.zeros((2, 4, 3)), "box": np.ones(2)}
     [
         ([0.5, 1.5], {}, r"steps has type float64\[2\]; must be int \[m\]"),
         ([0, 1, 2], {}, r"positions has shape \(2, 4, 3\); must be \[3, n, 2\] or \[3, n, 3\]"),
+        ([0, 1], {"positions": np.zeros((2, 0, 3))}, "there are no particles; must be at least one"),
+        ([0, 1], {"positions": 1j * np.ones((2, 4, 3))}, r"positions has type complex128.*; must be real numbers"),
+        (
+            [0, 1],
+            {"box": None, "cell": np.array([np.triu(np.ones((3, 3)))] * 2)},
+            "cell = .*; must be finite edges as rows, zero above a positive diagonal",
+        ),
+        ([0, 1], {"box": np.array([1, np.nan])}, "cell = .*; must be finite edges"),
         ([0, 1], {"positions": None}, r"positions is missing; must be \[2, n, 2\]"),
         ([0, 1], {"positions": np.zeros((2, 4, 1))}, r"positions has shape \(2, 4, 1\)"),
         (
@@ -157,6 +311,9 @@ def test_bad_observations_are_named(steps, changed, message, tmp_path):
         ({"species": [0.0] * 4}, r"species has type float64\[4\]; must be int \[4\]"),
         ({"species": [0, 2, 0, 0], "types": ("Ar", "Kr")}, r"species goes from 0 to 2 with types = \('Ar', 'Kr'\)"),
         ({"species": [0, -1, 0, 0], "types": ("Ar",)}, "species goes from -1 to 0"),
+        ({"types": "Ar"}, "types = 'Ar'; must be different names, one for each"),
+        ({"types": ("Ar", "Ar")}, r"types = \('Ar', 'Ar'\); must be different names"),
+        ({"masses": "heavy"}, "masses has type .*; must be real numbers"),
         ({"masses": [1.0, 2.0]}, r"masses has shape \(2,\); must be \[\] or \[4\]"),
         ({"bonds": [[0, 4]]}, r"bonds has shape \(1, 2\); must be \[b, 2\], of particles from 0 to 3"),
         ({"bonds": [[0, 1, 2]]}, r"bonds has shape \(1, 3\); must be"),
@@ -176,11 +333,19 @@ def test_names_that_are_no_chemical_symbols_are_refused_where_ase_reads_them(tmp
         writer([0, 1], GOOD)
 
 
+@pytest.mark.parametrize("name", ['a "b"', "ß"])
+def test_names_of_bonds_that_a_header_cannot_hold_are_refused(name, tmp_path):
+    writer = ExtxyzWriter(tmp_path / "run.xyz", particles=Particles(bonds=[[0, 1]], bond_types=(name,)))
+    with writer, pytest.raises(ValueError, match="must be ASCII without quotes and backslashes"):
+        writer([0, 1], GOOD)
+    assert (tmp_path / "run.xyz").read_bytes() == b""
+
+
 @both
 def test_the_number_of_particles_stays(suffix, tmp_path):
     with WRITERS[suffix](tmp_path / "run", space=Periodic(8.0)) as writer:
         writer(*chunk(0, 1))
-        with pytest.raises(ValueError, match="positions has 5 particles; must be 4, as before"):
+        with pytest.raises(ValueError, match=r"number of particles = 5; must be 4, as in .*run"):
             writer(*chunk(1, 2, n=5))
 
 
