@@ -40,6 +40,9 @@ def minimize(
     A loop without a fixed number of steps has no reverse derivative: scan `minimizer.step` to differentiate through the
     steps, or use `dmdenv.differentiation.implicit`.
 
+    A neighbour list that overflows grows, and the minimisation begins again; inside of compiled code, where no shape
+    can change, it gives up.
+
     Args:
         minimizer: takes the steps.
         potential: what is minimised.
@@ -49,9 +52,6 @@ def minimize(
             `MinimizerState.largest_stress`), unit energy / length^d; the number of `tolerance` by default.
         max_steps: after how many it gives up. It also gives up where pairs may be missing (`state.overflow`) or a force
             is not finite.
-
-    A neighbour list that overflows grows, and the minimisation begins again; inside of compiled code, where no shape
-    can change, it gives up.
 
     Returns:
         The last state, whether it is a minimum within the tolerances, and the number of steps.

@@ -142,7 +142,7 @@ def melt_averages(chains: int, beads: int, *, push: int, equilibration: int, ste
     potential = wca() + bonds
 
     def observe(state):
-        r = state.positions.reshape(chains, beads, 3)
+        r = state.unwrapped.reshape(chains, beads, 3)
         return {
             "bond length": jnp.mean(norm(r[:, 1:] - r[:, :-1])),
             "pressure": pressure(potential, state.space, state.positions, state.pairs, velocities=state.velocities),
@@ -150,7 +150,7 @@ def melt_averages(chains: int, beads: int, *, push: int, equilibration: int, ste
             "squared radius of gyration": radius_of_gyration(r) ** 2,
         }
 
-    state = begin(potential, state.positions, 2)
+    state = begin(potential, state.unwrapped, 2)
     for dt, count in ((0.001, 500), (0.01, equilibration)):
         state, _ = run(langevin.replace(dt=dt), potential, state, count, observe, every)
     _, observed = run(langevin, potential, state, steps, observe, every)
