@@ -68,6 +68,25 @@ class Pairs(Replaceable, abc.ABC):
             ValueError: for a longer cutoff.
         """
 
+    def within(
+        self, name: str, cutoff: jax.Array | float, space: Space, positions: jax.Array, *, endless: bool = False
+    ) -> jax.Array:
+        """The positions `[n, d]`, for a sum up to a cutoff: see `check_cutoff`.
+
+        In compiled code they are NaN for a longer cutoff, which every sum passes on, unless `incomplete` says already
+        that pairs may be missing.
+        """
+        dimension = positions.shape[1]
+        self.check_cutoff(name, cutoff, space, dimension, endless=endless)
+        with jax.ensure_compile_time_eval():
+            limit = self.largest_cutoff(space, dimension)
+        if not any(isinstance(number, jax.core.Tracer) for number in (cutoff, limit)):
+            return positions
+        beyond = exceeds(cutoff, limit) & ~self.incomplete
+        if endless:
+            beyond &= jnp.isfinite(cutoff)
+        return positions + jnp.where(beyond, jnp.nan, 0.0).astype(positions.dtype)
+
 
 @final
 @pytree

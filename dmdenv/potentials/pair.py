@@ -79,8 +79,7 @@ class PairPotential(Potential):
     def _features(self, space: Space, positions: jax.Array, pairs: Pairs) -> dict[str, Any]:
         with jax.ensure_compile_time_eval():  # what is known outside of jit is known inside
             cutoff = self.cutoff
-        pairs.check_cutoff("cutoff", cutoff, space, positions.shape[-1], endless=True)
-        return {"position": positions, "own": features(self._own)}
+        return {"position": pairs.within("cutoff", cutoff, space, positions, endless=True), "own": features(self._own)}
 
     @property
     def _own(self) -> dict[str, Parameter]:

@@ -9,7 +9,7 @@ from jax import lax
 
 from dmdenv.neighbors import Pairs, neighbor_sum
 from dmdenv.potentials.parameters import ParameterLike, as_parameter, features, largest, of_pair
-from dmdenv.quantities.neighborhood import check_range
+from dmdenv.quantities.neighborhood import within_range
 from dmdenv.space import Space
 
 
@@ -35,7 +35,9 @@ def contact_numbers(
         ValueError: for diameters that are not positive and finite, or beyond the largest cutoff of `pairs`.
     """
     parameter = {"diameter": as_parameter("diameter", diameter, above=0)}
-    check_range("diameter", largest(parameter["diameter"]), space, positions, pairs)
+    with jax.ensure_compile_time_eval():  # what is known outside of jit is known inside
+        longest = largest(parameter["diameter"])
+    positions = within_range("diameter", longest, space, positions, pairs)
     present = jnp.ones(positions.shape[0], bool) if present is None else present
 
     def kernel(a, b):

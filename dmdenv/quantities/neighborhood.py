@@ -39,12 +39,12 @@ def check_onset(cutoff: jax.Array | float, onset: jax.Array | float | None) -> N
         raise ValueError(f"onset = {onset!r}; must be >= 0 and below the cutoff, {cutoff!r}")
 
 
-def check_range(name: str, distance: jax.Array | float, space: Space, positions: jax.Array, pairs: Pairs) -> None:
-    """Check the range of a quantity, where it is concrete.
+def within_range(name: str, distance: jax.Array | float, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
+    """The positions `[n, d]`, for a quantity of this range; NaN where it is found too long in compiled code.
 
     Raises:
         ValueError: for one that is not positive, or beyond the largest cutoff of the pairs.
     """
     if not isinstance(distance, jax.core.Tracer) and not float(distance) > 0:
         raise ValueError(f"{name} = {float(distance):g}; must be > 0")
-    pairs.check_cutoff(name, distance, space, positions.shape[1])
+    return pairs.within(name, distance, space, positions)

@@ -16,7 +16,7 @@ from jax import lax
 
 from dmdenv._core.fields import Whole
 from dmdenv.neighbors import Pairs, neighbor_sum
-from dmdenv.quantities.neighborhood import check_onset, check_range, mean, neighbor_weight
+from dmdenv.quantities.neighborhood import check_onset, mean, neighbor_weight, within_range
 from dmdenv.space import Space, norm, unit
 
 
@@ -52,7 +52,7 @@ def bond_order(
         raise ValueError(f"positions has shape {positions.shape}; must be [n, 2]")
     k = Whole(at_least=1).convert("k", k)
     check_onset(cutoff, onset)
-    check_range("cutoff", cutoff, space, positions, pairs)
+    positions = within_range("cutoff", cutoff, space, positions, pairs)
 
     def kernel(a, b):
         d = space.displacement(b, a)
@@ -135,7 +135,7 @@ def _steinhardt_vectors(space: Space, positions: jax.Array, pairs: Pairs, *, l: 
         raise ValueError(f"positions has shape {positions.shape}; must be [n, 3]")
     l = Whole(at_least=0).convert("l", l)
     check_onset(cutoff, onset)
-    check_range("cutoff", cutoff, space, positions, pairs)
+    positions = within_range("cutoff", cutoff, space, positions, pairs)
 
     def kernel(a, b):
         d = space.displacement(b, a)

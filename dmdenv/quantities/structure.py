@@ -20,7 +20,7 @@ from jax.scipy.special import erf
 
 from dmdenv._core.fields import Whole
 from dmdenv.neighbors import Pairs, neighbor_sum
-from dmdenv.quantities.neighborhood import check_range, mean
+from dmdenv.quantities.neighborhood import mean, within_range
 from dmdenv.space import Space, norm, require_periodic
 
 
@@ -80,8 +80,10 @@ def partial_radial_distributions(
     dimension, dtype = positions.shape[1], positions.dtype
     require_periodic(space)
     _check_edges(edges)
-    edges = jnp.asarray(edges, dtype)
-    check_range("edges[-1]", edges[-1], space, positions, pairs)
+    with jax.ensure_compile_time_eval():  # what is known outside of jit is known inside
+        edges = jnp.asarray(edges, dtype)
+        longest = edges[-1]
+    positions = within_range("edges[-1]", longest, space, positions, pairs)
     _check_species(species, kinds)
     kind = jax.nn.one_hot(species, kinds, dtype=dtype)
 

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from types import FrameType
 from typing import Any, Self, TypeVar
 
@@ -75,6 +75,9 @@ class Interruption:
                 result.set_exception(error)
 
         threading.Thread(target=run, daemon=True).start()
+        # the system may give a signal to any thread, which does not wake this one, where Python handles it
+        while not wait([result], timeout=0.1).done:
+            pass
         return result.result()
 
     @contextlib.contextmanager

@@ -236,6 +236,32 @@ def test_the_second_signal_is_handled_while_something_is_waited_for():
             interruption.wait_for(lambda: 3)
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="there is none on Windows")
+def test_a_signal_that_another_thread_receives_does_not_wait_for_the_computation():
+    """Here because the main thread blocks it; else the system chooses a thread that has none pending."""
+    over = threading.Event()
+
+    def compute():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        os.kill(os.getpid(), signal.SIGTERM)
+        while interruption.signum is None and not over.wait(0.001):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        over.wait()
+
+    timer = threading.Timer(20, over.set)
+    timer.start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        with Interruption() as interruption, pytest.raises(Interrupted, match="SIGTERM"):
+            interruption.wait_for(compute)
+        assert not over.is_set()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        timer.cancel()
+        over.set()
+
+
 def test_what_is_deferred_is_finished_in_spite_of_signals():
     with Interruption() as interruption:
         with interruption.deferred():

@@ -69,6 +69,35 @@ def test_what_is_not_finite_is_passed_on(value):
     assert not np.all(np.isfinite(center))
 
 
+def ranged(box, edge, distance):
+    """What is summed up to a distance, where nothing is known before the program runs."""
+    space, pairs, potential = Periodic(box), AllPairs(), soft()
+    r = random_fluid(np.diag(BOX), 30)
+    return {
+        "energy": potential.energy(space, r, pairs),
+        "forces": potential.forces(space, r, pairs),
+        "gradient": jax.grad(potential.energy, argnums=1)(space, r, pairs),
+        "virial": potential.virial(space, r, pairs),
+        "g": quantities.radial_distribution(space, r, pairs, edge * EDGES),
+        "q": quantities.averaged_steinhardt(space, r, pairs, l=4, cutoff=distance),
+        "psi": quantities.bond_order(Periodic(box[:2]), r[:, :2], pairs, cutoff=distance),
+        "contacts": quantities.contact_numbers(space, r, pairs, diameter=distance),
+    }
+
+
+def test_what_reaches_beyond_half_a_traced_box_is_not_a_number():
+    """Interactions with second images would be missing; contact numbers, which are whole, are -1."""
+    compiled = jax.jit(ranged)
+    whole = compiled(BOX, 1.0, 1.5)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(whole)) and np.all(whole["contacts"] >= 0)
+    small = compiled(0.3 * BOX, 1.0, 1.5)
+    assert np.all(small.pop("contacts") == -1)
+    assert [name for name, leaf in small.items() if np.any(np.isfinite(leaf))] == []
+    long = compiled(BOX, 10.0, 15.0)
+    assert np.all(long["contacts"] == -1)
+    assert all(not np.any(np.isfinite(long[name])) for name in ("g", "q", "psi"))
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 R = np.zeros((4, 3))
