@@ -85,21 +85,15 @@ def gather_and_reduce(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequ
     keep = broadcast_to_grid((indices != particle[None, :])[..., None])
     terms = _mask(kernel.evaluate(own, xi, xj, grid, both=False), keep)
     sums = jax.tree.map(lambda a: jnp.sum(a, axis=-len(grid), dtype=a.dtype), terms)
-    return [a.reshape(*a.shape[: a.ndim - len(grid) + 1], n, m) for a in (join(total, grid[1:]) for total in sums)]
+    totals = [a.reshape(*a.shape[: a.ndim - len(grid) + 1], n, m) for a in (join(total, grid[1:]) for total in sums)]
+    return [a + first.reshape(*a.shape) for a, first in zip(totals, _beginnings(kernel, _origin(x)), strict=True)]
 
 
-def pass_on_nonfinite(sums: Sequence[jax.Array], x: Sequence[jax.Array]) -> list[jax.Array]:
-    """The sums `[*s, n, m]`, NaN for a particle of which a feature `[*s, n, m]` is not finite."""
+def _origin(x: Sequence) -> jax.Array:
+    """What the sums of a particle begin with, `[n, m]`: 0, or NaN where a feature `[*s, n, m]` of it is not finite."""
     real = [jnp.abs(a) if jnp.iscomplexobj(a) else a for a in x if jnp.issubdtype(a.dtype, jnp.inexact)]
-    if not real:
-        return list(sums)
-    zero = sum(jnp.sum(0 * a, axis=tuple(range(a.ndim - 2))) for a in real)  # 0 x is 0 or NaN
-    return [
-        y + jnp.expand_dims(zero, tuple(range(y.ndim - 2))).astype(y.dtype)
-        if jnp.issubdtype(y.dtype, jnp.inexact)
-        else y
-        for y in sums
-    ]
+    zero = jnp.zeros(x[0].shape[-2:], jnp.result_type(float, *real))
+    return sum((jnp.sum(0 * a, axis=tuple(range(a.ndim - 2))) for a in real), zero)  # 0 x is 0 or NaN
 
 
 # --- sweeps -----------------------------------------------------------------------------------------------------------
@@ -149,7 +143,8 @@ def _half_sweep(kernel: Kernel, shared: Sequence, x: Sequence) -> list[jax.Array
         first, second = y[: kernel.outputs], y[kernel.outputs :]
         return jax.tree.map(jnp.add, to_first, first), jax.tree.map(add, to_second, second)
 
-    start = _zeros(kernel, count), _zeros(kernel, count + half * m)
+    origins = _origin(x).reshape(count), jnp.zeros(count + half * m)
+    start = tuple([split(a, 1) for a in _beginnings(kernel, origin)] for origin in origins)
     to_first, to_second = lax.fori_loop(1, half + 1, add_column, start)
 
     def total(a, b):
@@ -172,7 +167,8 @@ def _list_sweep(
     """The sums of b particles, from number `start` on, over their neighbours, whose features are in the table."""
     n, m = x[0].shape[-2:]
     count = b * m
-    own = _flat([lax.dynamic_slice_in_dim(a, start, b, -2) for a in x])
+    block = [lax.dynamic_slice_in_dim(a, start, b, -2) for a in x]
+    own = _flat(block)
     values = _shared_values(kernel, shared, b, m)
     particle = start + lax.iota(jnp.int32, b)
 
@@ -188,7 +184,8 @@ def _list_sweep(
         keep = jnp.broadcast_to((particle != j)[:, None], (b, m)).reshape(count)
         return jax.tree.map(jnp.add, sums, _mask(y, keep))
 
-    return _outputs(lax.fori_loop(0, columns, add_column, _zeros(kernel, count)), b, m)
+    nothing = [split(a, 1) for a in _beginnings(kernel, _origin(block).reshape(count))]
+    return _outputs(lax.fori_loop(0, columns, add_column, nothing), b, m)
 
 
 def _of_instance(a: jax.Array, aval) -> bool:
@@ -210,8 +207,14 @@ def _flat(x: Sequence) -> list[Mapped]:
     return [split(a.reshape(*a.shape[:-2], -1), 1) for a in x]
 
 
-def _zeros(kernel: Kernel, count: int) -> list[Mapped]:
-    return [split(jnp.zeros((*aval.shape, count), aval.dtype), 1) for aval in kernel.out_avals]
+def _beginnings(kernel: Kernel, origin: jax.Array) -> list[jax.Array]:
+    """What each output is added to, `[*s, *particles]`: the origin `[*particles]`, 0 for whole numbers."""
+    return [
+        jnp.broadcast_to(origin.astype(aval.dtype), (*aval.shape, *origin.shape))
+        if jnp.issubdtype(aval.dtype, jnp.inexact)
+        else jnp.zeros((*aval.shape, *origin.shape), aval.dtype)
+        for aval in kernel.out_avals
+    ]
 
 
 def _outputs(sums: Sequence[Mapped], n: int, m: int) -> list[jax.Array]:

@@ -34,7 +34,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from dmdenv.neighbors.kernel import Kernel, shape_of
-from dmdenv.neighbors.lowering import cpu_form, gather_and_reduce, pass_on_nonfinite
+from dmdenv.neighbors.lowering import cpu_form, gather_and_reduce
 from dmdenv.neighbors.pairs import Pairs
 
 PyTree = Any
@@ -149,9 +149,9 @@ def _lower(form: Callable) -> Callable:
     def lower(*operands, kernel: Kernel):
         shared, x, pairs = _split(operands, kernel)
         if len(_particles(kernel, x)) == 2:
-            return pass_on_nonfinite(form(kernel, shared, x, pairs), x)
+            return form(kernel, shared, x, pairs)
         x = [a[..., None] for a in x]
-        return [y[..., 0] for y in pass_on_nonfinite(form(kernel, shared, x, pairs), x)]
+        return [y[..., 0] for y in form(kernel, shared, x, pairs)]
 
     return lower
 
