@@ -33,8 +33,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
         held.callback(path.unlink, missing_ok=True)
         with contextlib.suppress(OSError):  # the disk is full: the lock holds nevertheless
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}")
-            file.flush()
+            os.write(file.fileno(), f"process {os.getpid()} on {platform.node()}".encode())  # nothing is left to flush
         yield
 
 

@@ -13,26 +13,14 @@ import sys
 import time
 
 import imageio_ffmpeg
-import numpy as np
 import pytest
 
 from dmdenv.agents.cli.main import main
 from dmdenv.agents.runs import training
 from dmdenv.agents.runs.run import Run
-from dmdenv.simulation.checkpoints import to_arrays
 from dmdenv.simulation.lock import lock_folder
 from probe_envs import PROBES
-
-ROOT = pathlib.Path(__file__).parents[2]
-TINY = ["--num-envs", "2", "--window", "2", "--hidden", "4", "--eval-episodes", "2"]
-MASS = [*TINY, "--updates", "6", "--env", "time_step=0.1", "--params", "max_steps=20", "--seed", "4"]
-WITH_PROBES = """
-import sys
-from dmdenv.agents.cli.main import main
-from probe_envs import register_probes
-register_probes()
-main(sys.argv[1:])
-"""
+from run_checks import MASS, TINY, WITH_PROBES, assert_equal_runs, environment
 
 
 @pytest.fixture(autouse=True)
@@ -56,8 +44,7 @@ def frames(film):
 
 def test_help_names_the_commands_and_is_quick():
     code = "import sys; from dmdenv.agents.cli.main import main; assert 'jax' not in sys.modules; main(['--help'])"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert all(command in done.stdout for command in ("list", "train", "rollout"))
 
 
@@ -286,16 +273,6 @@ def test_two_signals_stop_the_compilation_of_a_training_at_once(program, capsys,
     )
 
 
-def assert_equal_runs(run, expected):
-    """The same result, bit for bit."""
-    states = [to_arrays(r.restore(r.config.updates)) for r in (run, expected)]
-    assert states[0].keys() == states[1].keys()
-    for name, array in states[0].items():
-        np.testing.assert_array_equal(array, states[1][name], err_msg=name)
-    assert run.evaluation_path.read_text() == expected.evaluation_path.read_text()
-    assert len(run.metrics_path.read_text().splitlines()) == run.config.updates
-
-
 # --- damage -----------------------------------------------------------------------------------------------------------
 
 
@@ -382,10 +359,9 @@ def raise_(error):
 @pytest.mark.slow
 def test_ctrl_c_stops_a_process_in_good_order(tmp_path):
     arguments = ["train", "point_mass", *TINY, "--updates", "800", "--no-film"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     process = subprocess.Popen(
         [sys.executable, "-c", WITH_PROBES, *arguments, "--run-dir", "run"],
-        env=environment,
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
