@@ -50,6 +50,11 @@ class Config(Declared):
     discount: float = real(1.0, above=0, at_most=1)
     """Weight of a reward relative to that of the step before it, within a window; 1 weighs all steps equally."""
 
+    @property
+    def steps_per_update(self) -> int:
+        """The environment steps of an update, in all environments together."""
+        return self.num_envs * self.window
+
 
 @pytree
 class TrainState(Replaceable):

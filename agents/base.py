@@ -46,6 +46,11 @@ class Config(Protocol):
         """The number of updates in a training run."""
         ...
 
+    @property
+    def steps_per_update(self) -> int:
+        """The environment steps of an update, in all environments together."""
+        ...
+
 
 class TrainState(Protocol):
     """Everything that evolves during training: a frozen pytree of arrays, enough to resume bit for bit."""

@@ -31,6 +31,13 @@ class Evaluation(Replaceable):
         """The fraction of all steps in which a capacity had overflowed, on the host."""
         return float(jnp.sum(self.metrics["overflow"]) / jnp.sum(self.lengths))
 
+    @property
+    def step_means(self) -> dict[str, jax.Array]:
+        """The mean of the reward and of each metric over all steps of all episodes, []: long episodes weigh more."""
+        return {
+            name: jnp.sum(x) / jnp.sum(self.lengths) for name, x in {"reward": self.rewards, **self.metrics}.items()
+        }
+
     def final_means(self, steps: int) -> dict[str, jax.Array]:
         """The mean of each metric over the last `steps` steps of each episode (all of a shorter one), [episodes]."""
         time = jnp.arange(self.rewards.shape[-1])

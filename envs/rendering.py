@@ -1,14 +1,18 @@
 """Pictures of particles in the plane: discs, bonds and darts on a dark ground, smooth at the edges."""
 
+import functools
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-_BACKGROUND = "#0d1220"
-_GRID = "#161d31"
-_TEXT = "#aeb8d4"
+BACKGROUND = "#0d1220"
+GRID = "#161d31"
+TEXT = "#d5dcf0"
+FONT = "DejaVu Sans"  # matplotlib brings it, so that plots can have it too
 _OVERSAMPLING = 3
 _SCALE = ((64, 92, 178), (46, 150, 186), (62, 190, 148), (168, 212, 90), (250, 214, 70))
 
@@ -39,16 +43,18 @@ class Canvas:
     ):
         self.corner, self.side, self.period, self.pixels = np.asarray(corner, float), float(side), period, pixels
         self.scale = pixels * _OVERSAMPLING / self.side
-        self.picture = Image.new("RGB", (pixels * _OVERSAMPLING, pixels * _OVERSAMPLING), _BACKGROUND)
+        self.picture = Image.new("RGB", (pixels * _OVERSAMPLING, pixels * _OVERSAMPLING), BACKGROUND)
         self.draw = ImageDraw.Draw(self.picture)
         self.captions: list[str] = []
+        self.labels: list[str] = []
+        self._key: list[Image.Image | str] = []
         size = pixels * _OVERSAMPLING
         spacing = self.side / 8 if grid is None else float(grid)
         from_corner = np.full(2, spacing) if grid is None else -self.corner % spacing
         for at in np.arange(from_corner[0], self.side, spacing) * self.scale:
-            self.draw.line([(at, 0), (at, size)], _GRID, 2)
+            self.draw.line([(at, 0), (at, size)], GRID, 2)
         for at in size - np.arange(from_corner[1], self.side, spacing) * self.scale:
-            self.draw.line([(0, at), (size, at)], _GRID, 2)
+            self.draw.line([(0, at), (size, at)], GRID, 2)
 
     def disc(
         self, center: np.ndarray, radius: float, color: Color, *, halo: float | None = None, opacity: float = 1.0
@@ -59,7 +65,7 @@ class Canvas:
             x, y = self._pixel(image)
             if halo is not None:
                 h = halo * self.scale
-                self.draw.ellipse([x - h, y - h, x + h, y + h], outline=_GRID, width=2 * _OVERSAMPLING)
+                self.draw.ellipse([x - h, y - h, x + h, y + h], outline=GRID, width=2 * _OVERSAMPLING)
             r = radius * self.scale
             self.draw.ellipse([x - r, y - r, x + r, y + r], fill=color)
 
@@ -109,12 +115,12 @@ class Canvas:
             ends = [self._pixel(image - 0.5 * along), self._pixel(image + 0.5 * along)]
             self.draw.line(ends, color, max(1, round(width * self.scale)))
 
-    def frame(self, corner: np.ndarray, side: float, color: Color = _TEXT) -> None:
+    def frame(self, corner: np.ndarray, side: float, color: Color = TEXT) -> None:
         """The outline of a square; what is outside of it fades into the ground."""
         (left, bottom), (right, top) = self._pixel(np.asarray(corner, float)), self._pixel(np.asarray(corner) + side)
         mask = Image.new("L", self.picture.size, 190)
         ImageDraw.Draw(mask).rectangle([left, top, right, bottom], fill=0)
-        self.picture.paste(Image.new("RGB", self.picture.size, _BACKGROUND), mask=mask)
+        self.picture.paste(Image.new("RGB", self.picture.size, BACKGROUND), mask=mask)
         self.draw.rectangle([left, top, right, bottom], outline=color, width=2 * _OVERSAMPLING)
 
     def ring(self, center: np.ndarray, radius: float, color: Color, width: int = 2) -> None:
@@ -134,15 +140,29 @@ class Canvas:
         """A line of text at the top left."""
         self.captions.append(text)
 
+    def key(self, label: str, *colors: Color) -> None:
+        """Say at the bottom what a colour means, or, from left to right, several of them."""
+        self._explain(label, _swatch(colors))
+
+    def heading_key(self, label: str = "heading") -> None:
+        """Say at the bottom what `heading_colors` mean: each is shown in its direction."""
+        self._explain(label, _wheel())
+
+    def _explain(self, label: str, swatch: Image.Image) -> None:
+        self.labels.append(label)
+        self._key += [swatch, label]
+
     def image(self) -> np.ndarray:
-        """The picture, uint8 `[pixels, pixels, 3]`."""
-        picture = self.picture.resize((self.pixels, self.pixels), Image.Resampling.BOX)
-        draw = ImageDraw.Draw(picture)
-        for line, text in enumerate(self.captions):
-            draw.text(
-                (14, 12 + 22 * line), text, _TEXT, ImageFont.load_default(16), stroke_width=3, stroke_fill=_BACKGROUND
-            )
-        return np.asarray(picture)
+        """The picture, uint8 `[pixels, pixels, 3]`, with captions and the key to the colours on plates."""
+        picture = self.picture.copy()
+        margin, lines = 10 * _OVERSAMPLING, [[text] for text in self.captions]
+        plates = [_plate(line, picture.width - 2 * margin) for line in lines]
+        for row, plate in enumerate(plates):
+            picture.paste(plate, (margin, margin + row * plates[0].height), plate)
+        if self._key:
+            plate = _plate(self._key, picture.width - 2 * margin)
+            picture.paste(plate, (margin, picture.height - margin - plate.height), plate)
+        return np.asarray(picture.resize((self.pixels, self.pixels), Image.Resampling.BOX))
 
     def _pixel(self, point: np.ndarray) -> tuple[float, float]:
         x, y = (point - self.corner) * self.scale
@@ -156,6 +176,55 @@ class Canvas:
         shifts = self.period * np.array([[i, j] for i in (-1, 0, 1) for j in (-1, 0, 1)])
         near = (base + shifts > self.corner - reach) & (base + shifts < self.corner + self.side + reach)
         return list((base + shifts)[near.all(axis=1)])
+
+
+def _plate(line: Sequence[Image.Image | str], most: int) -> Image.Image:
+    """Swatches and texts side by side on a plate that lets a little through; shrunk where it is wider than `most`."""
+    font, gap, height = _font(18 * _OVERSAMPLING), 8 * _OVERSAMPLING, 32 * _OVERSAMPLING
+    widths = [round(font.getlength(piece)) if isinstance(piece, str) else piece.width for piece in line]
+    gaps = [2 * gap if isinstance(piece, str) else gap for piece in line]
+    plate = Image.new("RGBA", (sum(widths) + sum(gaps), height))
+    draw = ImageDraw.Draw(plate)
+    draw.rounded_rectangle([0, 0, plate.width - 1, height - 1], gap, fill=(*ImageColor.getrgb(BACKGROUND), 215))
+    x = gap
+    for piece, width, space in zip(line, widths, gaps, strict=True):
+        if isinstance(piece, str):
+            draw.text((x, height // 2), piece, TEXT, font, anchor="lm")
+        else:
+            plate.alpha_composite(piece, (x, (height - piece.height) // 2))
+        x += width + space
+    share = min(1.0, most / plate.width)
+    return plate.resize((round(share * plate.width), round(share * height)), Image.Resampling.BOX)
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(mpl.get_data_path()) / "fonts" / "ttf" / f"{FONT.replace(' ', '')}.ttf", size)
+
+
+@functools.cache
+def _swatch(colors: tuple[Color, ...]) -> Image.Image:
+    """A dot of one colour, or a strip of several."""
+    first, *others = colors
+    if others:
+        strip = Image.new("RGBA", (len(colors), 1))
+        for i, color in enumerate(colors):
+            strip.putpixel((i, 0), (*blend(color, 1.0), 255))
+        return strip.resize((72 * _OVERSAMPLING, 14 * _OVERSAMPLING), Image.Resampling.NEAREST)
+    side = 14 * _OVERSAMPLING
+    dot = Image.new("RGBA", (side, side))
+    ImageDraw.Draw(dot).ellipse([0, 0, side - 1, side - 1], fill=first, outline=TEXT, width=_OVERSAMPLING)
+    return dot
+
+
+@functools.cache
+def _wheel() -> Image.Image:
+    """A ring whose colour in each direction is that of the heading."""
+    side = 26 * _OVERSAMPLING
+    y, x = np.mgrid[:side, :side] - 0.5 * (side - 1)
+    colors = np.reshape(heading_colors(np.arctan2(-y, x).ravel()), (side, side, 3))
+    ring = np.abs(np.hypot(x, y) / side - 0.35) < 0.15
+    return Image.fromarray(np.concatenate([colors, 255 * ring[..., None]], axis=-1).astype(np.uint8))
 
 
 def colors_between(
@@ -186,7 +255,7 @@ def scale_color(value: float) -> tuple[int, int, int]:
 def blend(color: Color, opacity: float) -> tuple[int, int, int]:
     """The colour over the background."""
     front = ImageColor.getrgb(color) if isinstance(color, str) else color
-    back = ImageColor.getrgb(_BACKGROUND)
+    back = ImageColor.getrgb(BACKGROUND)
     r, g, b = (round(opacity * f + (1 - opacity) * k) for f, k in zip(front[:3], back[:3], strict=True))
     return r, g, b
 
@@ -214,6 +283,8 @@ def bars(values: np.ndarray, low: np.ndarray, high: np.ndarray, *, caption: str)
             canvas.cross(np.array([x, 0.0]), 0.7 / rows.size, "#ff4d5e")
         else:
             canvas.bond(np.array([x, 0.0]), np.array([0.0, 0.45 * share]), color, 0.7 / rows.size)
-    canvas.line(np.array([[0.0, 0.0], [1.0, 0.0]]), _TEXT, 1)
+    canvas.line(np.array([[0.0, 0.0], [1.0, 0.0]]), TEXT, 1)
     canvas.caption(caption)
+    if len(rows) > 1:
+        canvas.key("first to last row", *colors_between(len(rows)))
     return canvas.image()

@@ -147,14 +147,17 @@ class TrapDrag(Env[TrapDragState, TrapDragParams]):
         def height(r: np.ndarray, center: float) -> np.ndarray:
             return 0.5 * k * (r - center) ** 2 * 1.6 * L / highest
 
+        colors = {"particles": "#6fd3ff", "trap": "#ffb454", "goal": "#7cf2b0"}
         canvas = Canvas(np.array([-0.7 * L, -0.2 * L]), side)
-        for center, color, width in ((L, "#39415a", 2), (trap, "#ffb454", 3)):
+        for center, color, width in ((L, colors["goal"], 2), (trap, colors["trap"], 3)):
             r = np.linspace(center - 1.5 * L, center + 1.5 * L, 241)
             canvas.line(np.stack([r, height(r, center)], axis=1), color, width)
         r = np.asarray(state.positions, float)
         for position in np.stack([r, height(r, trap)], axis=1):
-            canvas.disc(position, 0.012 * side, "#6fd3ff")
+            canvas.disc(position, 0.012 * side, colors["particles"])
         canvas.caption(f"trap {trap:.2f} of {L:g}   step {int(state.time)}")
+        for label, color in colors.items():
+            canvas.key(label, color)
         return canvas.image()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 import dmdenv
 from dmdenv._core.fields import real
-from dmdenv.envs.base import CapacityExceeded, Env, Params, State, Transition, parameter
+from dmdenv.envs.base import Baseline, CapacityExceeded, Env, Params, State, Transition, parameter
 
 S = TypeVar("S", bound=State)
 P = TypeVar("P", bound=Params)
@@ -77,6 +77,10 @@ class BestAction(Probe[CueState, ProbeParams]):
     def advance(self, key: jax.Array, state: CueState, action: jax.Array, params: ProbeParams) -> Transition[CueState]:
         miss = action[0] - params.target
         return Transition(state, -self.scale * miss**2, jnp.asarray(False), {"miss": jnp.abs(miss)})
+
+    def baselines(self, params: ProbeParams | None = None) -> dict[str, Baseline]:
+        params = self.default_params if params is None else params
+        return {"best": lambda key, observation: params.target[None]}
 
     def observe(self, state: CueState, params: ProbeParams) -> jax.Array:
         return jnp.zeros(1)

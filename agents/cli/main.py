@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import tyro
 from tyro.conf import OmitArgPrefixes
@@ -75,7 +75,8 @@ def _train_options(arguments: list[str]) -> type[TrainOptions]:
     unchecked = type("Settings", (type(config),), {"__doc__": type(config).__doc__, "__post_init__": lambda self: None})
     default = unchecked(**dataclasses.asdict(config))
     fields: list[Any] = [("config", OmitArgPrefixes[unchecked], dataclasses.field(default=default))]
-    fields += [(name, type(value), dataclasses.field(default=value)) for name, value in options.items()]
+    types = get_type_hints(TrainOptions, include_extras=True)
+    fields += [(name, types[name], dataclasses.field(default=value)) for name, value in options.items()]
     return dataclasses.make_dataclass(
         "TrainOptions", fields, bases=(TrainOptions,), frozen=True, namespace={"__doc__": TrainOptions.__doc__}
     )

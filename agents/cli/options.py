@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, UseAppendAction, arg
 
 DEFAULT_AGENT = "apg"
-KEPT_OPTIONS = ("checkpoint_every", "eval_episodes", "film")  # of `train`; a resumed run keeps those that it began with
+KEPT_OPTIONS = ("checkpoint_every", "eval_episodes", "film", "film_steps")  # of `train`; a resumed run keeps them
 
 
 def _option(metavar: str, default: str) -> Any:
@@ -36,7 +36,7 @@ class ListOptions:
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-    """Train an agent, compare it with zero-action and random policies, and film it.
+    """Train an agent, compare it with zero-action and random policies and baselines, and film it.
 
     For example:
         dmdenv train flocking
@@ -68,6 +68,8 @@ class TrainOptions:
     """New episodes on which the policies are compared at the end."""
     film: bool = True
     """Film one episode of the trained policy."""
+    film_steps: Annotated[int | None, _option("INT", "default: until the reward has settled")] = None
+    """Steps of the episode that are filmed, one frame per step; the film lasts about 6 s."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from dmdenv._core.fields import field_values
 from dmdenv.agents.base import SpaceMismatchError, get_agent
@@ -17,8 +18,8 @@ from dmdenv.agents.cli.arguments import check_at_least, check_seed, parse_env, p
 from dmdenv.agents.cli.errors import UsageError, as_usage_error
 from dmdenv.agents.cli.options import DEFAULT_AGENT, KEPT_OPTIONS, TrainOptions
 from dmdenv.agents.runs.atomic_write import atomic_write
-from dmdenv.agents.runs.comparison import FINAL_STEPS, compare_policies, format_table
-from dmdenv.agents.runs.film import film_states, record_episode
+from dmdenv.agents.runs.comparison import FINAL_STEPS, compare_policies, format_table, step_means
+from dmdenv.agents.runs.film import choose_length, choose_pace, film_states, record_episode
 from dmdenv.agents.runs.learning_curve import draw_learning_curve
 from dmdenv.agents.runs.metrics import read_metrics
 from dmdenv.agents.runs.recipe import uses_float64
@@ -46,6 +47,8 @@ def train(options: TrainOptions, settings: dict[str, Any]) -> int:
     """
     check_at_least("--checkpoint-every", options.checkpoint_every, 1)
     check_at_least("--eval-episodes", options.eval_episodes, 2)
+    if options.film_steps is not None:
+        check_at_least("--film-steps", options.film_steps, 1)
     with Interruption() as interruption, contextlib.ExitStack() as held:
         try:
             if options.resume is None:
@@ -161,9 +164,8 @@ def _resume_command(run: Run, options: TrainOptions) -> str:
 
 
 def _report(run: Run, state: Any, options: TrainOptions, interruption: Interruption) -> None:
-    """Draw the learning curve, compare policies, film an episode, and print what was written."""
+    """Compare policies, draw the learning curve, film an episode, and print what was written."""
     rows = read_metrics(run.metrics_path)
-    draw_learning_curve(run.learning_curve_path, rows, title=f"{run.env.id}, {run.agent_name}, seed {run.seed}")
     skipped = sum(row.get("skipped") or 0 for row in rows)
     if skipped:
         print(f"{skipped:.0f} of {len(rows)} updates were skipped: their gradient was not finite")
@@ -171,12 +173,22 @@ def _report(run: Run, state: Any, options: TrainOptions, interruption: Interrupt
     summary = compare_policies(run, state, episodes=options.eval_episodes, interruption=interruption)
     with atomic_write(run.evaluation_path) as partial:
         partial.write_text(json.dumps(summary, indent=2) + "\n")
+    draw_learning_curve(
+        run.learning_curve_path,
+        rows,
+        title=f"{run.env.id} {run.env.task}, {run.agent_name}, seed {run.seed}",
+        steps_per_update=run.config.steps_per_update,
+        references=step_means(summary),
+        episodes=options.eval_episodes,
+    )
     print(f"\n{format_table(summary['policies'])}\n")
     print(f"return of {options.eval_episodes} episodes, metrics over the last {FINAL_STEPS} steps, ± standard error\n")
     if options.film:
         policy = run.policy(state)
-        _, states = record_episode(run.env, policy, run.keys.film, run.params, interruption=interruption)
-        film_states(run.film_path, run.env, states, run.params, interruption=interruption)
+        evaluation, states = record_episode(run.env, policy, run.keys.film, run.params, interruption=interruption)
+        states = states[: options.film_steps or choose_length(np.asarray(evaluation.rewards[0, : len(states)]))]
+        pace = choose_pace(len(states))
+        film_states(run.film_path, run.env, states, run.params, interruption=interruption, fps=pace)
     print("wrote")
     for path in sorted(run.path.iterdir()):
         if path.name != LOCK:

@@ -1,6 +1,7 @@
 """Films: an episode, rendered frame by frame, as MP4."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,7 +24,32 @@ from dmdenv.simulation.progress import compile_first, progress
 # threads that may hang. Without that code Ctrl-C ends the encoder too, which `film_states` expects.
 os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
 
+SHORTEST = 60  # frames
+SECONDS = 6  # that a film lasts, if its pace allows it
+SLOWEST, FASTEST = 2, 30  # frames per second
+
 _run_episode = jax.jit(run_episode, static_argnums=0, static_argnames="steps")
+
+
+def choose_length(rewards: np.ndarray) -> int:
+    """Steps of an episode to film: until its reward has settled, and half as many again; at least 60 where it has them.
+
+    It has settled when it stays within 5 % of its whole range around the mean of its last quarter. An episode in which
+    it never does, or never changes, is filmed as a whole.
+
+    Args:
+        rewards: of the steps of one episode, `[steps]`.
+    """
+    steps, last = len(rewards), rewards[-math.ceil(len(rewards) / 4) :]
+    moving = np.flatnonzero(np.abs(rewards - last.mean()) > 0.05 * np.ptp(rewards))
+    if len(moving) == 0:
+        return steps
+    return min(steps, max(SHORTEST, math.ceil(1.5 * (moving[-1] + 1))))
+
+
+def choose_pace(frames: int) -> int:
+    """Frames per second at which a film lasts about 6 s, from 2 to 30."""
+    return min(FASTEST, max(SLOWEST, round(frames / SECONDS)))
 
 
 def write_film(path: Path, frames: Iterable[np.ndarray], *, fps: int = 30) -> None:

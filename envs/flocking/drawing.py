@@ -6,7 +6,7 @@ import numpy as np
 
 from dmdenv.envs.flocking.parameters import EvadeParams, FlockingParams, ShepherdParams, SteeredParams
 from dmdenv.envs.flocking.state import EvadeState, FlockingState, ShepherdState
-from dmdenv.envs.rendering import Canvas, Color, heading_colors
+from dmdenv.envs.rendering import Canvas, Color, blend, heading_colors
 
 _OBSTACLE, _PREDATOR, _LOST, _HERDER, _GOAL = "#39415a", "#ff4d5e", "#aeb8d4", "#ffb454", "#7cf2b0"
 
@@ -15,6 +15,7 @@ def draw_align(space: str, state: FlockingState, params: FlockingParams) -> np.n
     """Boids coloured by heading, obstacles in grey, predators in red."""
     canvas = _draw_flock(space, state, params, np.full(len(state.positions), True))
     canvas.caption(f"order {float(state.polar_order):.2f}   step {int(state.time)}")
+    _draw_key(canvas, state)
     return canvas.image()
 
 
@@ -27,6 +28,8 @@ def draw_evade(space: str, state: EvadeState, params: EvadeParams) -> np.ndarray
     for position in np.asarray(state.predators.positions):
         canvas.disc(position, 0.0, _PREDATOR, halo=float(params.catch_range))
     canvas.caption(f"alive {alive.sum()} of {len(alive)}   step {int(state.time)}")
+    _draw_key(canvas, state)
+    canvas.key("lost", blend(_LOST, 0.35))
     return canvas.image()
 
 
@@ -45,6 +48,9 @@ def draw_shepherd(state: ShepherdState, params: ShepherdParams) -> np.ndarray:
     canvas.darts(herders, np.asarray(state.herder_headings), 0.02 * side, [_HERDER] * len(herders))
     inside = np.mean(np.linalg.norm(positions, axis=1) < goal)
     canvas.caption(f"in the goal {100 * inside:.0f} %   step {int(state.time)}")
+    canvas.heading_key()
+    canvas.key("herder", _HERDER)
+    canvas.key("goal", _GOAL)
     return canvas.image()
 
 
@@ -64,3 +70,12 @@ def _draw_flock(space: str, state: FlockingState | EvadeState, params: SteeredPa
     predators = np.asarray(state.predators.positions)
     canvas.darts(predators, np.asarray(state.predators.headings), 2 * length, [_PREDATOR] * len(predators))
     return canvas
+
+
+def _draw_key(canvas: Canvas, state: FlockingState | EvadeState) -> None:
+    """What the colours of a flock and of what is around it mean."""
+    canvas.heading_key()
+    if len(state.predators.positions):
+        canvas.key("predator", _PREDATOR)
+    if len(state.obstacles.positions):
+        canvas.key("obstacle", _OBSTACLE)

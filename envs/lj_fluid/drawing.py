@@ -3,11 +3,12 @@
 import numpy as np
 
 from dmdenv.envs.lj_fluid.fluid import FluidState
-from dmdenv.envs.rendering import Canvas, blend, heading_colors
+from dmdenv.envs.rendering import TEXT, Canvas, blend, heading_colors
 from dmdenv.space import norm
 
 _RADIUS = 0.5  # of a particle, unit length
 _VIEW = 8.0  # side of the picture of a trap, unit length
+_FLUID, _DRAGGED, _TRAP, _GOAL = "#6fd3ff", "#ffb454", "#fff1d6", "#7cf2b0"
 
 
 def draw_order(state: FluidState, psi: np.ndarray, caption: str) -> np.ndarray:
@@ -27,6 +28,8 @@ def draw_order(state: FluidState, psi: np.ndarray, caption: str) -> np.ndarray:
     for position, hue, bright in zip(np.asarray(state.positions), hues, brightness, strict=True):
         canvas.disc(position, _RADIUS, blend(hue, float(bright)))
     canvas.caption(caption)
+    canvas.heading_key("phase of ψ₆")
+    canvas.key("|ψ₆| from 0 to 1", *(blend(TEXT, 0.15 + 0.85 * share**3) for share in np.linspace(0, 1, 24)))
     return canvas.image()
 
 
@@ -52,10 +55,12 @@ def draw_trap(
     distances = np.asarray(norm(state.motion.space.displacement(state.positions, state.positions[0][None])))
     opacities = 0.25 + 0.65 * np.exp(-((distances / 2.5) ** 2))
     for position, opacity in zip(positions[1:], opacities[1:], strict=True):
-        canvas.disc(position, _RADIUS, blend("#6fd3ff", float(opacity)))
-    canvas.disc(positions[0], _RADIUS, "#ffb454")
-    for center, color in ((goal, "#39415a"), (trap, "#fff1d6")):
+        canvas.disc(position, _RADIUS, blend(_FLUID, float(opacity)))
+    canvas.disc(positions[0], _RADIUS, _DRAGGED)
+    for center, color in ((goal, _GOAL), (trap, _TRAP)):
         for energy in (1, 2, 4):  # contours of V, in units of T
             canvas.ring(center, float(np.sqrt(2 * energy)) * spread, color, 3)
     canvas.caption(caption)
+    for label, color in (("dragged", _DRAGGED), ("fluid", _FLUID), ("trap", _TRAP), ("goal", _GOAL)):
+        canvas.key(label, color)
     return canvas.image()

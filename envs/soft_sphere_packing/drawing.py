@@ -3,11 +3,13 @@
 import jax
 import numpy as np
 
-from dmdenv.envs.rendering import Canvas, scale_color
+from dmdenv.envs.rendering import BACKGROUND, Canvas, scale_color
 from dmdenv.envs.soft_sphere_packing.packing import count_contacts
 from dmdenv.potentials import PairPotential, PerParticle
 from dmdenv.potentials.parameters import largest
 from dmdenv.space import Periodic
+
+_RATTLER = "#2b3350"
 
 
 def draw_packing(
@@ -33,16 +35,23 @@ def draw_packing(
         depth = 0.25 + 0.75 * x[:, 2] / side
     canvas = Canvas(np.full(2, 0.5 * (side - view)), view, period=side)
     for i in np.argsort(depth):
-        color = scale_color((int(counts[i]) - 2) / 5) if held[i] else "#2b3350"
+        color = _contact_color(int(counts[i])) if held[i] else _RATTLER
         radius = 0.5 * float(diameters[i])
-        canvas.disc(x[i, :2], radius, "#0d1220")  # a rim, so that overlapping discs can be told apart
+        canvas.disc(x[i, :2], radius, BACKGROUND)  # a rim, so that overlapping discs can be told apart
         canvas.disc(x[i, :2], radius - 0.025, color, opacity=float(depth[i]))
     contacts = _contact_forces(x, diameters, side, float(largest(potential.parameters["alpha"])))
     for i, along, strength in zip(*contacts, strict=True):
-        canvas.bond(x[i, :2], along[:2], "#0d1220", 0.045 * min(np.sqrt(strength), 2.5))
+        canvas.bond(x[i, :2], along[:2], BACKGROUND, 0.045 * min(np.sqrt(strength), 2.5))
     canvas.frame(np.zeros(2), side)
     canvas.caption(caption)
+    canvas.key("2 to 7 contacts", *map(_contact_color, range(2, 8)))
+    canvas.key("rattler", _RATTLER)
+    canvas.key("contact force", BACKGROUND)
     return canvas.image()
+
+
+def _contact_color(count: int) -> tuple[int, int, int]:
+    return scale_color((count - 2) / 5)
 
 
 def _contact_forces(

@@ -110,6 +110,7 @@ def test_list_shows_spaces_configuration_and_parameters(capsys):
         ("rollout best_action --seed 4294967296", "--seed 4294967296: must be an integer from 0 to 4294967295"),
         ("train best_action --checkpoint-every 0", "--checkpoint-every 0: must be an integer >= 1"),
         ("train best_action --eval-episodes 1", "--eval-episodes 1: must be an integer >= 2"),
+        ("train best_action --film-steps 0", "--film-steps 0: must be an integer >= 1"),
         (
             "train --resume nowhere",
             "--resume nowhere: nowhere is not a folder; must be a folder that `dmdenv train` h",
@@ -251,8 +252,8 @@ def test_a_resumed_run_keeps_its_options(trained, capsys, interrupt_after):
     assert not run.film_path.exists()
     assert run.saved_updates() == [3, 4, 6]
     assert_equal_runs(run, Run.open(trained[0]))  # of two episodes as well
-    assert dmdenv("train", "--resume", "mass", "--film") == 0
-    assert frames(run.film_path) == 20
+    assert dmdenv("train", "--resume", "mass", "--film", "--film-steps", 7) == 0
+    assert frames(run.film_path) == 7
 
 
 def test_two_signals_stop_the_compilation_of_an_evaluation_at_once(trained, capsys, stuck_compiler):

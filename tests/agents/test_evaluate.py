@@ -66,3 +66,16 @@ def test_policies_draw_within_the_action_space():
     assert jnp.all(jnp.abs(actions) <= 1.0)
     assert abs(jnp.mean(actions)) < 0.05
     assert abs(jnp.var(actions) - 1.0 / 3.0) < 0.02
+
+
+def test_means_per_step_weigh_every_step_alike():
+    env = PointMass()
+    params = env.default_params.replace(escape=0.5, max_steps=10)
+    many = jitted_evaluate(env, random_policy(env), KEY, episodes=20, steps=10, params=params)
+    rewards, distances = (
+        np.concatenate([row[:length] for row, length in zip(rows, many.lengths, strict=True)])
+        for rows in (many.rewards, many.metrics["distance"])
+    )
+    means = many.step_means
+    assert len(rewards) < 200
+    np.testing.assert_allclose([means["reward"], means["distance"]], [np.mean(rewards), np.mean(distances)], rtol=1e-5)

@@ -11,11 +11,13 @@ import imageio_ffmpeg
 import jax
 import numpy as np
 import pytest
+from PIL import ImageColor
 
 from dmdenv.agents import apg
 from dmdenv.agents.runs import (
     Run,
     compare_policies,
+    comparison,
     draw_learning_curve,
     read_metrics,
     record_episode,
@@ -24,12 +26,15 @@ from dmdenv.agents.runs import (
 )
 from dmdenv.agents.runs.atomic_write import atomic_write
 from dmdenv.agents.runs.capacity import compute_within_capacity
-from dmdenv.agents.runs.comparison import format_table
+from dmdenv.agents.runs.comparison import format_table, step_means
+from dmdenv.agents.runs.film import choose_length, choose_pace
+from dmdenv.agents.runs.learning_curve import learning_curve
 from dmdenv.agents.runs.metrics import append_metrics, truncate_metrics
 from dmdenv.envs.base import CapacityExceeded
+from dmdenv.envs.rendering import BACKGROUND
 from dmdenv.simulation import Interrupted, Interruption
 from dmdenv.simulation.checkpoints import to_arrays
-from probe_envs import Crowded, PointMass
+from probe_envs import BestAction, Crowded, PointMass
 
 CONFIG = apg.Config(updates=6, num_envs=2, window=2, hidden=(4,))
 
@@ -146,6 +151,32 @@ def test_evaluation_and_film_are_repeated_with_larger_capacities_too(tmp_path):
     assert len(states) == 3
 
 
+def test_baselines_are_compared_too_and_what_training_does_not_change_is_evaluated_once(tmp_path, monkeypatch):
+    run = new_run(tmp_path / "run", BestAction(scale=2.0), target=0.5, max_steps=3)
+    state = run.initial_state()
+    summary = compare_policies(run, state, episodes=2, interruption=Interruption())
+    assert list(summary["policies"]) == ["trained", "untrained", "zero", "random", "baseline best"]
+    means = step_means(summary)
+    assert {name: mean["reward"] for name, mean in means.items() if name != "random"} == {
+        "zero": -0.5,
+        "baseline best": 0.0,
+    }
+    assert means["zero"] == {"reward": -0.5, "miss": 0.5, "overflow": 0.0, "nonfinite": 0.0}
+
+    run.evaluation_path.write_text(json.dumps(summary))
+    evaluated = []
+    monkeypatch.setattr(comparison, "summarise", lambda evaluation: evaluated.append(1) or summary["policies"]["zero"])
+    again = compare_policies(run, state, episodes=2, interruption=Interruption())
+    assert len(evaluated) == 1
+    assert again["policies"] == {**summary["policies"], "trained": summary["policies"]["zero"]}
+    old = {name: {"return": 0.0, "metrics": {}} for name in summary["policies"]}
+    for other in (json.dumps({**summary, "episodes": 3}), json.dumps({**summary, "policies": old}), "[]", "{"):
+        run.evaluation_path.write_text(other)
+        evaluated.clear()
+        compare_policies(run, state, episodes=2, interruption=Interruption())
+        assert len(evaluated) == 5
+
+
 def test_capacity_grows_until_nothing_overflows():
     env, result = compute_within_capacity(Crowded(), lambda env: env.capacity, lambda capacity: 0.5 * (capacity < 4))
     assert env == Crowded(capacity=4)
@@ -219,17 +250,68 @@ def test_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     assert path.read_text() == "new"
 
 
-@pytest.mark.parametrize("count", [1, 60])
-def test_learning_curve_is_drawn_with_gaps_and_marks(tmp_path, count):
-    rows = [
+def rows_of_a_log(count):
+    return [
         {"update": i + 1.0, "seconds": 0.1, "reward": i / count, "gradient_norm": None if i == 5 else 10.0 ** (-i / 10),
          "skipped": float(i == 5), "overflow": 0.0, "some_order": 1.0}
         for i in range(count)
     ]  # fmt: skip
-    draw_learning_curve(tmp_path / "curve.png", rows, title="probe")
+
+
+@pytest.mark.parametrize("count", [1, 60])
+def test_learning_curve_is_drawn_with_gaps_and_marks(tmp_path, count):
+    references = {"zero": {"reward": 0.1, "some_order": 0.5}}
+    options = {"title": "probe", "steps_per_update": 8, "references": references, "episodes": 4}
+    draw_learning_curve(tmp_path / "curve.png", rows_of_a_log(count), **options)
     picture = iio.imread(tmp_path / "curve.png")
     assert picture.shape[1] > 1000
     assert picture.std() > 1.0
+    assert picture[0, 0, :3].tolist() == list(ImageColor.getrgb(BACKGROUND))
+
+
+def test_learning_curve_says_what_its_lines_and_axes_are():
+    references = {
+        "zero": {"reward": 0.25},
+        "random": {"reward": -40.0},
+        "baseline best": {"reward": 1.5, "unknown": 1.0},
+    }
+    figure = learning_curve(rows_of_a_log(60), title="probe", steps_per_update=8, references=references, episodes=4)
+    (legend,) = figure.legends
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == ["each update", "mean of the last 2 updates", "zero policy", "random policy", "baseline best"]
+    curves, lines = legend.get_title().get_text().split("; ")
+    assert curves == "curves: means per step over the batch and window of an update"
+    assert lines == "dashed lines: means per step over 4 whole episodes"
+    reward, order, *_ = figure.axes
+    assert (reward.get_title(loc="left"), order.get_title(loc="left")) == ("reward per step", "some order")
+    levels = {line.get_color(): line.get_ydata()[0] for line in reward.get_lines() if line.get_linestyle() == "--"}
+    drawn = {handle.get_color(): handle.get_label() for handle in legend.get_lines()}
+    assert {drawn[color]: level for color, level in levels.items()} == {"zero policy": 0.25, "baseline best": 1.5}
+    assert reward.get_xlabel() == "environment steps\nout of view: random -40"
+    assert (order.get_xlabel(), len(order.get_lines())) == ("environment steps", 3)  # two curves, one skipped update
+    np.testing.assert_allclose(reward.get_lines()[0].get_xdata(), 8 * np.arange(1, 61))
+    (time,) = reward.child_axes
+    assert time.get_xlabel() == "wall time of the updates (s)"
+    figure.draw_without_rendering()
+    np.testing.assert_allclose([reward.get_xlim(), time.get_xlim()], [[0, 480], [0, 6]])
+
+
+# --- films ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_film_ends_when_the_reward_has_settled():
+    time = np.arange(256)
+    rising = 1 - 0.85 * np.exp(-time / 20)
+    assert choose_length(rising) == pytest.approx(1.5 * 20 * np.log(20), abs=2)
+    assert choose_length(rising + 0.01 * np.sin(time)) == pytest.approx(1.5 * 20 * np.log(20), abs=20)
+    assert choose_length(1 - np.exp(-time / 2)) == 60
+    assert choose_length(1 - np.exp(-time[:20] / 2)) == 20
+    for never in (time * 1.0, np.sin(time), np.zeros(256), np.zeros(1)):
+        assert choose_length(never) == len(never)
+
+
+def test_a_film_lasts_about_six_seconds():
+    assert [choose_pace(frames) for frames in (1, 8, 32, 60, 120, 1000)] == [2, 2, 5, 10, 20, 30]
 
 
 def test_film_has_every_frame(tmp_path):

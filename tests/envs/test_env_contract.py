@@ -10,6 +10,7 @@ import pytest
 
 import dmdenv
 from dmdenv._core.fields import field_values
+from dmdenv.envs.rendering import Canvas
 from marks import by_default
 from small_envs import NAMES, TASKS, small_env, unprepared
 
@@ -112,10 +113,14 @@ def test_the_gradient_of_a_step_is_finite_in_single_precision(name):
     assert np.any(by_action) and all(np.all(np.isfinite(g)) for g in jax.tree.leaves((by_action, by_params)))
 
 
-def test_a_picture_shows_the_state(name):
+def test_a_picture_shows_the_state_and_says_what_its_colours_are(name, monkeypatch):
     env, reset, _ = compiled(name)
     states = reset(keys(0), env.default_params)[1]
+    drawn, image = [], Canvas.image
+    monkeypatch.setattr(Canvas, "image", lambda canvas: drawn.append(canvas) or image(canvas))
     pictures = [env.render(jax.tree.map(lambda leaf, i=i: leaf[i], states)) for i in (0, 1)]
+    assert len(drawn[0].captions) == 1
+    assert len(drawn[0].labels) >= 1
     assert np.mean(pictures[0] != pictures[1]) > 0.005
 
 
