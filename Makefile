@@ -29,7 +29,7 @@ test: $(VENV)/.installed-dev ## run the tests, but for the slow ones
 slow: $(VENV)/.installed-dev ## run all tests, compiled as users do; SHARD=2/6: the second of six parts
 	$(BIN)/python -m pytest -n 2 --dist worksteal --optimized -m '' $(addprefix --shard ,$(SHARD)) $(ARGS)
 
-interop: $(INTEROP_VENV)/.installed-interop ## test the adapters with SB3, Brax and gymnax (brings torch: .venv-interop)
+interop: $(INTEROP_VENV)/.installed-interop ## test the adapters with SB3, Brax, gymnax and rejax (brings torch: .venv-interop)
 	$(INTEROP_VENV)/bin/python -m pytest -n 2 --dist worksteal -m 'slow or not slow' $(INTEROP_TESTS) $(ARGS)
 
 lint: $(VENV)/.installed-dev ## check format, style, layers and types

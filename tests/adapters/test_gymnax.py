@@ -208,15 +208,19 @@ def test_gymnax_takes_it_to_gymnasium(name):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_rejax_trains_on_it():
+@pytest.mark.parametrize(("env", "config"), [(PointMass(), {}), ("trap_drag", {"particles": 4})], ids=["probe", "trap"])
+def test_rejax_trains_on_it(env, config):
     """With one done, as the released rejax wants, whatever gymnax is installed."""
     rejax = pytest.importorskip("rejax")
-    env, params = make(PointMass(), step_values=5)
+    env, params = make(env, step_values=5, **config)
     with jax.numpy_rank_promotion("allow"):
         agent = rejax.PPO.create(
             env=env, env_params=params, num_envs=8, num_steps=16, num_minibatches=2, num_epochs=1, eval_freq=128,
             total_timesteps=256,
         )  # fmt: skip
-        _, (lengths, returns) = jax.jit(agent.train)(KEY)
+        trained, (lengths, returns) = jax.jit(agent.train)(KEY)
     np.testing.assert_array_equal(lengths, 32)
     assert np.all(np.isfinite(returns))
+    begun, ended = (jax.tree.leaves(state.actor_ts.params) for state in (agent.init_state(KEY), trained))
+    assert all(np.all(np.isfinite(after)) for after in ended)
+    assert all(np.any(before != after) for before, after in zip(begun, ended, strict=True))
