@@ -22,7 +22,7 @@ from dmdenv._core.in_batch import any_in_batch
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv._core.tracing import is_tracing
 from dmdenv.envs.neighborhood import Neighborhood
-from dmdenv.envs.registry import entry_of
+from dmdenv.envs.registry import KEPT_FROM_PARAMETERS, check_names, entry_of
 
 Info = dict[str, Any]
 Observation = jax.Array
@@ -52,6 +52,8 @@ class Params(Declared):
         ValueError: for a value that is not finite or out of its range; the message names the field, the value and
             what is valid.
         TypeError: for a value that is not a real number or an array of real numbers.
+
+    A subclass with a parameter that has a name which hosts keep for themselves (`state`) is refused by ValueError.
     """
 
     max_steps: jax.Array = parameter(default=256, unit="steps", doc="length of an episode", low=1)
@@ -59,6 +61,7 @@ class Params(Declared):
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         pytree(cls)
+        check_names(cls.__name__, (field.name for field in dataclasses.fields(cls)), KEPT_FROM_PARAMETERS)
 
 
 def _off() -> jax.Array:

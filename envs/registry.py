@@ -15,7 +15,7 @@ import importlib
 import importlib.metadata
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium
@@ -25,6 +25,21 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "dmdenv.envs"  # their group
 ONLY_TASK = "default"  # the name of a task without one
+
+# Names that hosts keep for themselves, of arguments and of attributes: a static field or a parameter with such a name
+# could not be given through them.
+KEPT_FROM_FIELDS = {
+    "dmdenv.make_env": ("id", "task"),
+    "Gymnasium": (
+        "autoreset_mode", "disable_env_checker", "max_episode_steps", "num_envs", "render_mode", "vector_kwargs",
+        "vectorization_mode", "wrappers",
+    ),
+    "an adapter": ("env", "flat", "params", "per_agent", "step_values"),
+}  # fmt: skip
+KEPT_FROM_PARAMETERS = {
+    "gymnax": ("max_steps_in_episode",),
+    "Stable-Baselines3": ("params", "render", "render_mode", "state"),
+}
 
 _ADAPTER = "dmdenv.envs.adapters.gymnasium"
 _log = logging.getLogger("dmdenv")
@@ -190,7 +205,8 @@ def register(id: str, cls: "type[Env] | str", *, task: str | None = None, gymnas
         gymnasium_id: by default made from id and task, such as "dmdenv/DoubleWell-v0".
 
     Raises:
-        ValueError: for an id, a task, a reference or a Gymnasium id that is malformed or taken.
+        ValueError: for an id, a task, a reference or a Gymnasium id that is malformed or taken, or a field with a name
+            that hosts keep for themselves (`num_envs`, `render_mode`; the message lists them).
         TypeError: for a class that is no environment; the message says what is missing.
     """
     if isinstance(cls, str):
@@ -305,7 +321,7 @@ def _classes(id: str) -> "Mapping[str, Entry | type[Env]]":
 
 
 def check_class(cls: Any, name: str) -> "type[Env]":
-    """A class that is an environment; raises TypeError for any other."""
+    """A class that is an environment; raises TypeError for any other, ValueError for fields that cannot be given."""
     Env = _load("dmdenv.envs.base:Env")  # no import: the base class reads this table
     if not isinstance(cls, type) or not issubclass(cls, Env):
         raise TypeError(f"{name} = {cls!r}; must be a subclass of dmdenv.Env")
@@ -316,4 +332,14 @@ def check_class(cls: Any, name: str) -> "type[Env]":
     options = vars(cls).get("__dataclass_params__")
     if options is None or not options.frozen or not options.eq:
         raise TypeError(f"{cls.__name__} must be a frozen dataclass: @dataclasses.dataclass(frozen=True) above it")
+    check_names(cls.__name__, (field.name for field in dataclasses.fields(cls) if field.init), KEPT_FROM_FIELDS)
     return cls
+
+
+def check_names(of: str, names: Iterable[str], kept: Mapping[str, tuple[str, ...]]) -> None:
+    """Refuse fields with names that hosts keep for themselves; raises ValueError."""
+    hosts = {name: host for host, theirs in kept.items() for name in theirs}
+    for name in names:
+        if name in hosts:
+            valid = f"must be none of {', '.join(sorted(hosts))}"
+            raise ValueError(f"{of}.{name} has a name that {hosts[name]} keeps for itself; {valid}")

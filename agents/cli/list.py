@@ -35,7 +35,7 @@ def _describe_if_possible(id: str, task: str) -> str:
     """As `describe`, or the error: an environment of another package may be broken."""
     try:
         return describe(configured(id, task=task))
-    except (ImportError, TypeError) as error:
+    except (ImportError, TypeError, ValueError) as error:
         return f"{id}, task {task}: {error}"
 
 

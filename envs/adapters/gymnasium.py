@@ -53,6 +53,9 @@ class GymnasiumEnv(_Described, gymnasium.Env[np.ndarray, np.ndarray]):  # pyrigh
 
     `reset(options={"params": {...}})` changes parameters from then on.
 
+    A wrapper that truncates (`gymnasium.wrappers.TimeLimit`) cannot be seen from here: where `env.finite_horizon`, give
+    `params={"max_steps": n}` instead.
+
     Raises:
         ValueError: for unknown names or bad values; the message says what is valid.
     """
@@ -104,7 +107,8 @@ class GymnasiumEnv(_Described, gymnasium.Env[np.ndarray, np.ndarray]):  # pyrigh
     def _limit_of_make(self) -> int | None:
         """The `max_episode_steps` of a `gymnasium.make` that is making this environment.
 
-        `make` keeps it for a clock of its own (`TimeLimit`), so that it can only be read from the calling frame.
+        `make` keeps it for a clock of its own (`TimeLimit`), and tells the environment of it neither by an argument nor
+        by its `spec`, so that it can only be read from the calling frame.
         """
         frame = inspect.currentframe()
         while frame is not None and frame.f_locals.get("self") is self:

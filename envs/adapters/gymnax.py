@@ -158,7 +158,7 @@ class _Named:
     """Adds gymnax's name of the time limit to parameters."""
 
     max_steps: jax.Array
-    plain: type[Params]  # the class without this name
+    _own_class: type[Params]  # that without this name
 
     @property
     def max_steps_in_episode(self) -> jax.Array:
@@ -178,7 +178,7 @@ class _Named:
 
 @functools.cache
 def _named_class(cls: type[Params]) -> type[Params]:
-    return type(cls.__name__, (_Named, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__, "plain": cls})
+    return type(cls.__name__, (_Named, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__, "_own_class": cls})
 
 
 def _named(params: Params) -> Params:
@@ -188,4 +188,4 @@ def _named(params: Params) -> Params:
 
 def _plain(params: Any) -> Any:
     """Parameters as the environment's own class."""
-    return params.plain(**vars(params)) if isinstance(params, _Named) else params
+    return params._own_class(**vars(params)) if isinstance(params, _Named) else params

@@ -1,6 +1,8 @@
 """The table of environments, and how a user's own one gets into it."""
 
+import dataclasses
 import importlib.metadata
+import inspect
 import pathlib
 import subprocess
 import sys
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 
 import dmdenv
+import probe_envs
 from dmdenv.agents.cli.main import main
-from dmdenv.envs import registry
+from dmdenv.envs import Params, parameter, registry
 from probe_envs import BestAction, Misfit
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -154,6 +157,45 @@ def test_what_cannot_be_registered_is_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         dmdenv.register(id, cls, task=task[0] if task else None)
     assert dmdenv.registered_envs() == tuple(sorted({entry.id for entry in registry.BUILT_IN}))
+
+
+HOST_ARGUMENTS = [  # of make_env, gymnasium.make and make_vec, and the adapters
+    *("id", "task", "max_episode_steps", "disable_env_checker", "num_envs", "vectorization_mode", "vector_kwargs"),
+    *("wrappers", "env", "params", "render_mode", "autoreset_mode", "per_agent", "step_values", "flat"),
+]
+
+
+@pytest.mark.parametrize("name", HOST_ARGUMENTS)
+def test_a_field_that_no_host_would_pass_on_is_refused(name, monkeypatch):
+    fields = {name: 1, "__annotations__": {name: int}}
+    cls = dataclasses.dataclass(frozen=True)(type("Own", (BestAction,), {"__module__": "probe_envs", **fields}))
+    monkeypatch.setattr(probe_envs, "Own", cls, raising=False)
+    message = rf"Own\.{name} has a name that .* keeps for itself; must be none of .*{name}"
+    for use in (lambda: dmdenv.register("probe", cls), lambda: dmdenv.make_env("probe_envs:Own")):
+        with pytest.raises(ValueError, match=message):
+            use()
+    assert "probe" not in dmdenv.registered_envs()
+
+
+def test_the_arguments_of_all_hosts_are_among_these_names():
+    from dmdenv.envs.adapters import brax, gymnax, pettingzoo
+    from dmdenv.envs.adapters import gymnasium as adapter
+
+    hosts = [adapter.GymnasiumEnv, adapter.GymnasiumVectorEnv, pettingzoo.PettingZooEnv, brax.BraxEnv, gymnax.make]
+    hosts += [dmdenv.make_env, gymnasium.make, gymnasium.make_vec]
+    for host in hosts:
+        kinds = inspect.signature(host).parameters.values()
+        assert {kind.name for kind in kinds if kind.kind is not kind.VAR_KEYWORD} <= set(HOST_ARGUMENTS)
+
+
+@pytest.mark.parametrize("name", ["max_steps_in_episode", "params", "render", "render_mode", "state"])
+def test_a_parameter_that_hosts_hide_is_refused(name):
+    with pytest.raises(
+        ValueError, match=rf"OwnParams\.{name} has a name that .* keeps for itself; must be none of max_"
+    ):
+        type(
+            "OwnParams", (Params,), {name: parameter(default=1.0, unit="1", doc="-"), "__annotations__": {name: float}}
+        )
 
 
 def test_a_gymnasium_id_that_is_taken_is_refused():
