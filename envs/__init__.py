@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dmdenv._core.fields import choice, real, whole
-    from dmdenv.envs.base import CapacityExceeded, Env, Params, State, Transition, parameter
+    from dmdenv.envs.base import CapacityExceeded, Env, Params, State, Transition, derived, parameter
     from dmdenv.envs.checking import ContractError, check_env
     from dmdenv.envs.registry import make_env, register, registered_envs, registered_tasks
 
@@ -25,6 +25,7 @@ __all__ = [
     "Transition",
     "check_env",
     "choice",
+    "derived",
     "make_env",
     "parameter",
     "real",
@@ -36,7 +37,7 @@ __all__ = [
 
 _MODULES = {
     "dmdenv._core.fields": ("choice", "real", "whole"),
-    "dmdenv.envs.base": ("CapacityExceeded", "Env", "Params", "State", "Transition", "parameter"),
+    "dmdenv.envs.base": ("CapacityExceeded", "Env", "Params", "State", "Transition", "derived", "parameter"),
     "dmdenv.envs.checking": ("ContractError", "check_env"),
     "dmdenv.envs.registry": ("make_env", "register", "registered_envs", "registered_tasks"),
 }

@@ -68,13 +68,25 @@ def _off() -> jax.Array:
     return jnp.asarray(False)
 
 
-@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def derived(*sources: str, by: str) -> Any:
+    """A field of `State` that follows from other fields of it, and is kept to save time.
+
+    Args:
+        sources: the names of these fields, which `State.replace` does not change alone.
+        by: what gives the value, for the message.
+    """
+    return dataclasses.field(metadata={"sources": sources, "by": by})
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, derived))
 @pytree
 class State(Replaceable):
     """Base of an environment's states: frozen pytrees of arrays. All shapes are for one instance.
 
     A subclass adds the fields of its physics, without defaults: `DriftState(positions=x)` is a state at the start of an
     episode. `step` maintains the fields below, whatever `advance` returns: time is counted, and flags are sticky.
+
+    A field that follows from others (forces, a neighbour list, what was measured) is declared by `derived`.
     """
 
     # int32 [], steps since the reset
@@ -87,6 +99,22 @@ class State(Replaceable):
     def __init_subclass__(cls, **kwargs: Any):
         super().__init_subclass__(**kwargs)
         pytree(cls)
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed.
+
+        Raises:
+            ValueError: for a name that is not a field; for a field without those that are derived from it.
+        """
+        for field in dataclasses.fields(self):
+            changed = [name for name in field.metadata.get("sources", ()) if name in changes]
+            if changed and field.name not in changes:
+                raise ValueError(
+                    f"{type(self).__name__}.replace({changed[0]}=...) would keep {field.name}, which follows from"
+                    f" {' and '.join(field.metadata['sources'])}; must come with {field.name} from"
+                    f" {field.metadata['by']}"
+                )
+        return super().replace(**changes)
 
 
 S = TypeVar("S", bound=State)

@@ -73,7 +73,7 @@ def return_of_32_steps(env, key, **fixed):
             for name, change in point.items()
             if name != "actions"
         }
-        state = measured(state.replace(**moved, **fixed), params)
+        state = measured(dataclasses.replace(state, **moved, **fixed), params)
 
         def one(state, action):
             obs, state, reward, *_ = env.step_env(KEY, state, action, params)

@@ -23,7 +23,7 @@ import numpy as np
 
 from dmdenv._core.fields import MOST_PARTICLES, choice, whole
 from dmdenv.envs import pool
-from dmdenv.envs.base import Baseline, Env, State, Transition
+from dmdenv.envs.base import Baseline, Env, State, Transition, derived
 from dmdenv.envs.bonded_chain import chain
 from dmdenv.envs.bonded_chain.baselines import fold_policies
 from dmdenv.envs.bonded_chain.parameters import ChainFoldParams
@@ -40,10 +40,12 @@ FASTEST = 4.0  # velocities are observed up to this one
 class ChainFoldState(State):
     """A chain in motion, the field, and the shape that the chain is to take."""
 
-    motion: StochasticState  # positions, velocities and forces [n, 2]; the forces are those with the field
+    # positions, velocities and forces [n, 2]; the forces are those with the field
+    motion: StochasticState = derived("field", by="state.motion.place(potential, positions)")
     field: jax.Array  # float [g, 2], the force on the beads of each group, unit energy / length
     target: jax.Array  # float [n, 2], the shape, unit length
-    superposed: jax.Array  # float [n, 2], the shape where it is closest to the chain, unit length
+    # float [n, 2], the shape where it is closest to the chain, unit length
+    superposed: jax.Array = derived("motion", "target", by="dmdenv.quantities.superpose(target, positions)")
 
     @property
     def positions(self) -> jax.Array:

@@ -22,7 +22,7 @@ import numpy as np
 
 from dmdenv._core.fields import MOST_PARTICLES, whole
 from dmdenv.envs import pool
-from dmdenv.envs.base import Baseline, Env, State, Transition
+from dmdenv.envs.base import Baseline, Env, State, Transition, derived
 from dmdenv.envs.bonded_chain import chain
 from dmdenv.envs.bonded_chain.baselines import reach_policies
 from dmdenv.envs.bonded_chain.parameters import ChainReachParams
@@ -34,7 +34,8 @@ from dmdenv.space import Free, norm
 class ChainReachState(State):
     """A chain in motion, its motors, and where its target goes."""
 
-    motion: StochasticState  # positions, velocities and forces [n, 2]; the forces are those of the rest angles
+    # positions, velocities and forces [n, 2]; the forces are those of the rest angles
+    motion: StochasticState = derived("rest_angles", by="dmdenv.envs.bonded_chain.chain.bend")
     rest_angles: jax.Array  # float [n - 2], unit radian
     path: jax.Array  # float [4], phases p_1, p_2 over 2 pi in [0, 1), rates w_1, w_2 over target_rate in [-1, 1)
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from dmdenv._core.fields import MOST_PARTICLES, whole
 from dmdenv.envs import pool
-from dmdenv.envs.base import Baseline, Env, State, Transition
+from dmdenv.envs.base import Baseline, Env, State, Transition, derived
 from dmdenv.envs.bonded_chain import chain
 from dmdenv.envs.bonded_chain.baselines import swim_policies
 from dmdenv.envs.bonded_chain.parameters import ChainSwimParams
@@ -37,7 +37,8 @@ TRACK = 64  # steps for which the state remembers where the centre was
 class ChainSwimState(State):
     """A chain without inertia, and the rest angles of its joints."""
 
-    motion: StochasticState  # positions and forces [n, 2]; the forces are those of the rest angles
+    # positions and forces [n, 2]; the forces are those of the rest angles
+    motion: StochasticState = derived("rest_angles", by="dmdenv.envs.bonded_chain.chain.bend")
     rest_angles: jax.Array  # float [n - 2], unit radian
     track: jax.Array  # float [TRACK, 2], where the centre was, latest last, unit length; for pictures
 

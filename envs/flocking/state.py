@@ -3,8 +3,10 @@
 import jax
 
 from dmdenv._core.pytree import Replaceable, pytree
-from dmdenv.envs.base import State
+from dmdenv.envs.base import State, derived
 from dmdenv.neighbors import Pairs
+
+_UPDATE = "state.pairs.update(space, positions)"
 
 
 @pytree
@@ -40,10 +42,12 @@ class FlockingState(State):
 
     positions: jax.Array  # float [n, 2], unit length
     headings: jax.Array  # float [n], angle
-    pairs: Pairs  # which boids may interact
+    pairs: Pairs = derived("positions", by=_UPDATE)  # which boids may interact
     obstacles: Obstacles
     predators: Predators
-    polar_order: jax.Array  # float [], |1/n sum_i u_i|
+    polar_order: jax.Array = derived(
+        "headings", by="dmdenv.envs.flocking.align.polar_order"
+    )  # float [], |1/n sum_i u_i|
 
 
 class EvadeState(State):
@@ -52,7 +56,7 @@ class EvadeState(State):
     positions: jax.Array  # float [n, 2], unit length
     headings: jax.Array  # float [n], angle
     alive: jax.Array  # bool [n], not lost to a predator
-    pairs: Pairs  # which boids may interact
+    pairs: Pairs = derived("positions", by=_UPDATE)  # which boids may interact
     obstacles: Obstacles
     predators: Predators
 
@@ -62,7 +66,7 @@ class ShepherdState(State):
 
     positions: jax.Array  # float [n, 2], unit length
     headings: jax.Array  # float [n], angle
-    pairs: Pairs  # which boids may interact
+    pairs: Pairs = derived("positions", by=_UPDATE)  # which boids may interact
     herders: jax.Array  # float [h, 2], positions, unit length
     herder_headings: jax.Array  # float [h], angle, for pictures: where a herder went last
-    herd: Herd  # measured at `positions`
+    herd: Herd = derived("positions", by="dmdenv.envs.flocking.herders.measure_herd")

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dmdenv.envs.base import Baseline, Transition
+from dmdenv.envs.base import Baseline, Transition, derived
 from dmdenv.envs.lj_fluid.baselines import anneal_policies
 from dmdenv.envs.lj_fluid.fluid import FluidState, LJFluid, interaction, langevin
 from dmdenv.envs.lj_fluid.parameters import AnnealParams
@@ -32,15 +32,17 @@ from dmdenv.integrators import StochasticState
 from dmdenv.quantities import bond_order, temperature
 from dmdenv.space import norm
 
+_MEASURE = "dmdenv.envs.lj_fluid.anneal.measure(motion, params)"
+
 
 class AnnealState(FluidState):
     """The fluid, its bath, and what was measured of it when it came to be as it is."""
 
     bath: jax.Array  # float [], T of the bath, unit energy
-    temperature: jax.Array  # float [], of the motion, unit energy
-    energy: jax.Array  # float [], potential, per particle, unit energy
-    order: jax.Array  # float [], the mean of |psi|
-    global_order: jax.Array  # float [], |mean psi|
+    temperature: jax.Array = derived("motion", by=_MEASURE)  # float [], of the motion, unit energy
+    energy: jax.Array = derived("motion", by=_MEASURE)  # float [], potential, per particle, unit energy
+    order: jax.Array = derived("motion", by=_MEASURE)  # float [], the mean of |psi|
+    global_order: jax.Array = derived("motion", by=_MEASURE)  # float [], |mean psi|
 
 
 @dataclasses.dataclass(frozen=True)

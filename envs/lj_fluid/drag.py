@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dmdenv.envs.base import Baseline, Transition
+from dmdenv.envs.base import Baseline, Transition, derived
 from dmdenv.envs.lj_fluid.baselines import drag_policies
 from dmdenv.envs.lj_fluid.fluid import FluidState, LJFluid, interaction, langevin
 from dmdenv.envs.lj_fluid.parameters import DragParams
@@ -40,8 +40,9 @@ from dmdenv.potentials import External, PerParticle, Potential, harmonic_trap
 class DragState(FluidState):
     """The fluid, whose first particle is the one in the trap, and the trap."""
 
+    motion: StochasticState = derived("trap", "stiffness", by="dmdenv.envs.lj_fluid.drag.exchange")  # forces of both
     trap: jax.Array  # float [2], lambda, unit length; not wrapped
-    travelled: jax.Array  # float [], how far the trap is from where it started, along x, unit length
+    travelled: jax.Array = derived("trap", by="the distance from where it started along x")  # float [], unit length
     stiffness: jax.Array  # float [], k, unit energy / length^2
 
     @property
@@ -124,9 +125,9 @@ class LJDrag(LJFluid[DragState, DragParams]):
         end, stiffness = jnp.where(last, center + to_go, center), jnp.where(last, params.stiffness, k)
         motion, more = exchange(motion, self._trap(center, k), self._trap(end, stiffness))
         work = work + more
-        new = self.with_motion(state, motion, params).replace(
-            trap=end, travelled=jnp.where(last, params.distance, travelled), stiffness=stiffness
-        )
+        travelled = jnp.where(last, params.distance, travelled)
+        new = self.with_motion(state, motion, params)
+        new = new.replace(motion=motion, trap=end, travelled=travelled, stiffness=stiffness)
         metrics = {"work": work, "lag": -new.offset[0], "stiffness": stiffness}
         return Transition(new, -work, metrics=metrics)
 

@@ -26,7 +26,7 @@ import numpy as np
 from dmdenv._core.fields import MOST_PARTICLES, choice, whole
 from dmdenv.differentiation import rollout
 from dmdenv.envs import pool
-from dmdenv.envs.base import Baseline, CapacityExceeded, Env, State, Transition
+from dmdenv.envs.base import Baseline, CapacityExceeded, Env, State, Transition, derived
 from dmdenv.envs.soft_sphere_packing.baselines import compress_policies
 from dmdenv.envs.soft_sphere_packing.packing import (
     TOO_LARGE,
@@ -44,6 +44,7 @@ from dmdenv.potentials import PairPotential
 from dmdenv.space import Periodic
 
 Target = Literal["pressure", "packing_fraction"]
+_PLACE = "env.place(positions, box, params)"
 
 
 class PackingCompressState(State):
@@ -52,13 +53,13 @@ class PackingCompressState(State):
     Its forces are not kept: the next step moves every particle before it evaluates any.
     """
 
-    positions: jax.Array  # [n, d], unit length, in the box
+    positions: jax.Array = derived("box", by=_PLACE)  # [n, d], unit length, in the box
     box: jax.Array  # float [], L, unit length
-    energy: jax.Array  # float [], per particle, unit energy
-    pressure: jax.Array  # float [], unit energy / length^d
-    residual: jax.Array  # float [], the largest force, unit energy / length
-    contacts: jax.Array  # float [], per particle, rattlers excluded
-    quality: jax.Array  # float [], Q, of which the reward is the gain
+    energy: jax.Array = derived("positions", "box", by=_PLACE)  # float [], per particle, unit energy
+    pressure: jax.Array = derived("positions", "box", by=_PLACE)  # float [], unit energy / length^d
+    residual: jax.Array = derived("positions", "box", by=_PLACE)  # float [], the largest force, unit energy / length
+    contacts: jax.Array = derived("positions", "box", by=_PLACE)  # float [], per particle, rattlers excluded
+    quality: jax.Array = derived("positions", "box", by=_PLACE)  # float [], Q, of which the reward is the gain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +142,10 @@ class PackingCompress(Env[PackingCompressState, PackingCompressParams]):
         share = jax.random.uniform(fraction_key)
         box = self._side(params.start_min + share * (params.start_max - params.start_min), params)
         positions = box * apply_random_symmetry(copy_key, positions)
+        return self.place(positions, box, params)
+
+    def place(self, positions: jax.Array, box: jax.Array, params: PackingCompressParams) -> PackingCompressState:
+        """The start of an episode with particles at these positions, `[n, d]`, in a box of side `[]`, unit length."""
         forces = self._potential(params).forces(Periodic(box), positions, AllPairs())
         return self._measured_state(positions, forces, box, params)
 

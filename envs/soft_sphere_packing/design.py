@@ -28,7 +28,7 @@ import numpy as np
 from dmdenv._core.fields import MOST_PARTICLES, choice, whole
 from dmdenv.differentiation import implicit
 from dmdenv.envs import pool
-from dmdenv.envs.base import Baseline, CapacityExceeded, Env, State, Transition
+from dmdenv.envs.base import Baseline, CapacityExceeded, Env, State, Transition, derived
 from dmdenv.envs.soft_sphere_packing.baselines import design_policies
 from dmdenv.envs.soft_sphere_packing.diameters import (
     Diameters,
@@ -55,7 +55,10 @@ class PackingDesignState(State):
     target: jax.Array  # float [], unit of the property
     action: jax.Array  # [m], the last one, in [-1, 1]; 0 before the first
     positions: jax.Array  # [n, d], the last packing, unit length; the start before the first
-    property: jax.Array  # float [], of the last packing; before the first that of the start, at the middle fraction
+    # float [], of the last packing; before the first that of the start, at the middle fraction
+    property: jax.Array = derived(
+        "positions", "action", by="dmdenv.envs.soft_sphere_packing.properties.measure_property"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

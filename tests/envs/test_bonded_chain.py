@@ -179,7 +179,7 @@ def test_bonds_and_joints_have_the_energies_of_equilibrium(task):
             of_bonds, of_joints = (term.term_energies(Free(), state.positions) for term in (bonds, joints))
             return state, (jnp.mean(of_bonds[1:]), jnp.mean(of_joints))  # the anchor holds the first bond of `reach`
 
-        start = env.reset(key, p)[1].replace(rest_angles=straight)
+        start = dataclasses.replace(env.reset(key, p)[1], rest_angles=straight)
         found = jax.lax.scan(step, start, jax.random.split(key, 2000))[1]
         return jax.tree.map(lambda x: jnp.mean(x[500:]), found)
 
@@ -244,7 +244,7 @@ def test_a_chain_that_has_its_shape_has_no_distance_however_it_lies():
     p = env.default_params.replace(period=1e-6)  # in which nothing moves
 
     def step_from(positions):
-        start = state.replace(motion=state.motion.replace(positions=positions, forces=state.motion.forces))
+        start = dataclasses.replace(state, motion=state.motion.replace(positions=positions, forces=state.motion.forces))
         observation, *_, info = STEPS["fold"](jax.random.key(0), start, jnp.zeros(8), p)
         return info["rmsd"], observation[4 * 8 :]
 
@@ -267,7 +267,7 @@ def test_shapes_are_chains_without_overlap(shape):
 def test_a_broken_bond_ends_the_episode():
     env, state = ENVS["fold"], started("fold")
     torn = state.positions.at[3:].add(5.0)
-    torn = state.replace(motion=state.motion.replace(positions=torn, forces=state.motion.forces))
+    torn = dataclasses.replace(state, motion=state.motion.replace(positions=torn, forces=state.motion.forces))
     *_, terminated, truncated, info = STEPS["fold"](jax.random.key(0), torn, jnp.zeros(8), env.default_params)
     assert terminated and not truncated and not info["nonfinite"]
 
@@ -295,7 +295,7 @@ def test_gradients_of_a_return_agree_with_central_differences(task):
 
         start = begin(task, p)
         shifted = {name: getattr(start.motion, name) + shift for name, shift in shifts.items()}
-        start = start.replace(motion=start.motion.replace(**shifted))
+        start = dataclasses.replace(start, motion=start.motion.replace(**shifted))
         return jnp.sum(jax.lax.scan(step, start, (keys, actions))[1])
 
     fields = ("positions", "forces") if task == "swim" else ("positions", "velocities", "forces")

@@ -132,7 +132,7 @@ def test_an_aligned_flock_without_noise_stays_aligned():
     env, params = notebook_flock()
     params = params.replace(**{**OFF, "alignment": 1.0, "avoidance": 1.0})
     _, state = env.reset(KEY, params)
-    state = measured(state.replace(headings=jnp.full_like(state.headings, 1.0)), params)
+    state = measured(dataclasses.replace(state, headings=jnp.full_like(state.headings, 1.0)), params)
     for _ in range(10):
         _, state, *_, info = env.step_env(KEY, state, jnp.zeros(20), params)
     assert float(info["polar_order"]) == pytest.approx(1.0, abs=1e-12)
@@ -191,7 +191,8 @@ def turned(state):
         return x @ jnp.array([[c, s], [-s, c]]) + jnp.array([[500.0, 300.0]])
 
     obstacles, predators = state.obstacles, state.predators
-    return state.replace(
+    return dataclasses.replace(
+        state,
         positions=turn(state.positions),
         headings=state.headings + 1.1,
         obstacles=obstacles.replace(positions=turn(obstacles.positions)),
@@ -267,10 +268,10 @@ def test_a_crowd_beyond_the_lists_capacity_is_flagged_until_an_enlarged_flock_ta
     env = make("align", boids=200, pairs="list", slack=1.0)
     params = env.default_params
     _, state = env.reset(KEY, params)
-    crowd = state.replace(positions=state.positions * 0.7)
+    crowd = dataclasses.replace(state, positions=state.positions * 0.7)
     _, after, *_, info = env.step_env(KEY, crowd, jnp.zeros(200), params)
     assert info["overflow"]
-    apart = after.replace(positions=state.positions)
+    apart = dataclasses.replace(after, positions=state.positions)
     assert env.step_env(KEY, apart, jnp.zeros(200), params)[5]["overflow"]
     enlarged, taken = env, after
     while taken.overflow:

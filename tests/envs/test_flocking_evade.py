@@ -51,7 +51,8 @@ def test_with_all_alive_boids_and_predators_move_as_in_align():
 
 def with_lost_boid(state, position, heading, alive):
     """The state with boid 5 somewhere."""
-    return state.replace(
+    return dataclasses.replace(
+        state,
         positions=state.positions.at[5].set(position),
         headings=state.headings.at[5].set(heading),
         alive=state.alive.at[5].set(alive),
@@ -173,7 +174,7 @@ def test_danger_tells_where_to_go():
     env, params, state = hunted_crowd()
     params = params.replace(together_weight=0.0, collision_weight=0.0, flight=0.0)
     state = with_predators(state, *state.positions[:1] + np.array([[2.0, 0.0], [10.0, 10.0], [9.0, 10.0]]))
-    nearer = state.replace(positions=state.positions.at[0, 0].add(1e-3))
+    nearer = dataclasses.replace(state, positions=state.positions.at[0, 0].add(1e-3))
     rewards = [env.step_env(KEY, s, ACTION, params)[2] for s in (state, nearer)]
     assert float(rewards[1] - rewards[0]) < -1e-6
 

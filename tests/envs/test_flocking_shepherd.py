@@ -52,7 +52,7 @@ def test_alarm_is_what_the_documentation_says_and_ends_at_the_flight_range():
 
 def test_far_from_herders_a_lone_boid_grazes_along_its_heading():
     env, params, state = driven_crowd()
-    far = state.replace(positions=state.positions + 1000.0 * np.arange(1.0, 21.0)[:, None])
+    far = dataclasses.replace(state, positions=state.positions + 1000.0 * np.arange(1.0, 21.0)[:, None])
     _, new, *_ = env.step_env(KEY, far, jnp.zeros((3, 2)), params)
     np.testing.assert_allclose(jnp.linalg.norm(new.positions - far.positions, axis=1), 0.1 * 0.1, atol=1e-10)
     np.testing.assert_allclose(new.headings, far.headings, atol=1e-12)

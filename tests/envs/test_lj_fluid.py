@@ -286,7 +286,8 @@ def check_gradient(env, steps):
         changed = [params.replace(**dict(zip(names, values, strict=True))) for values in point["params"]]
         _, state = env.reset(jax.random.key(0), changed[0])
         motion = state.motion.replace(velocities=state.velocities + point["kick"])
-        state = state.replace(motion=motion.replace(positions=motion.positions + point["shift"], forces=motion.forces))
+        motion = motion.replace(positions=motion.positions + point["shift"], forces=motion.forces)
+        state = dataclasses.replace(state, motion=motion)
 
         def step(state, inputs):
             key, action = inputs

@@ -1,5 +1,6 @@
 """Soft sphere packing, task `compress`: against sums over pairs, what is known of jamming, differences; bad input."""
 
+import dataclasses
 import functools
 
 import jax
@@ -154,7 +155,7 @@ def test_the_gradient_of_a_return_agrees_with_central_differences(target):
             _, state, reward, *_ = env.step_env(key, state, action, p)
             return state, reward
 
-        start = state.replace(positions=positions, box=box)
+        start = dataclasses.replace(state, positions=positions, box=box)
         return jnp.sum(jax.lax.scan(step, start, (keys, actions))[1])
 
     point = actions, state.positions, state.box, jnp.stack([getattr(params, name) for name in names])
