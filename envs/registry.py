@@ -116,7 +116,7 @@ def env_class(id: str, task: str | None = None) -> "type[Env]":
     """
     classes = _classes(id)
     task = next(iter(classes)) if task is None else task
-    if task not in classes:
+    if not isinstance(task, str) or task not in classes:
         raise ValueError(f"task = {task!r}; must be one of {', '.join(classes)} for {id!r}")
     cls = classes[task]
     return _registered(cls) if isinstance(cls, Entry) else cls
@@ -173,10 +173,13 @@ def as_env(env: "str | Env", **config: Any) -> "Env":
     """An environment as it is, or the one of an id and a configuration; prepared. It is what adapters take.
 
     Raises:
+        TypeError: for what is no environment.
         ValueError: for a configuration beside an environment that has its own; else as `make_env`.
     """
     if isinstance(env, str):
         return make_env(env, **config)
+    if not isinstance(env, _load("dmdenv.envs.base:Env")):
+        raise TypeError(f"env = {env!r}; must be an environment, or an id")
     if config:
         raise ValueError(
             f"{sorted(config)[0]!r} beside an environment; must be given with an id, or to dataclasses.replace(env)"
@@ -298,6 +301,8 @@ def _registered(entry: Entry) -> "type[Env]":
 
 def _classes(id: str) -> "Mapping[str, Entry | type[Env]]":
     """What an id stands for, by task: `id`, `module:Class`, or `module:id` of a module that registers it."""
+    if not isinstance(id, str):
+        raise TypeError(f"id = {id!r}; must be one of {', '.join(registered_envs())}, or MODULE:CLASS")
     module, colon, name = id.partition(":")
     if colon:
         try:

@@ -217,8 +217,8 @@ class Real:
         if self.optional and value is None:
             return None
         value = _scalar(value)
-        real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-        if not real or not (math.isfinite(value) and self.above < value and self.at_least <= value <= self.at_most):
+        real = is_integer(value) or isinstance(value, float | np.floating)
+        if not real or not (_is_finite(value) and self.above < value and self.at_least <= value <= self.at_most):
             raise ValueError(f"{name} = {shown(value)}; must be {self}")
         return float(value)
 
@@ -235,7 +235,7 @@ class Choice:
 
     def convert(self, name: str, value: Any) -> Any:
         """The value, or ValueError."""
-        known = [valid for valid in self.of if isinstance(value, type(valid) | np.integer) and value == valid]
+        known = [v for v in self.of if (isinstance(value, type(v)) or is_integer(value)) and value == v]
         if not known or isinstance(value, bool):
             raise ValueError(f"{name} = {shown(value)}; must be one of {self}")
         return known[0]
@@ -255,35 +255,55 @@ class Sizes:
         return tuple(map(int, value))
 
 
+def as_array(name: str, value: Any, valid: str) -> np.ndarray:
+    """A concrete value as NumPy's array, refused by ValueError where it is none; `valid` says what it must be."""
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError):  # a ragged list, a random key
+        raise ValueError(f"{name} = {shown(value)}; must be {valid}") from None
+
+
 def is_integer(value: Any) -> bool:
-    """Whether a value is an integer of Python or NumPy; True and False are not."""
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+    """Whether a value is an integer of Python or NumPy; True and False are not, nor is a time of NumPy."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool | np.timedelta64)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a number has a finite Python float."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def shown(value: Any) -> str:
     """A value as a message shows it."""
-    if isinstance(value, np.ndarray | np.generic | jax.Array) and not isinstance(value, jax.core.Tracer):
-        return str(np.asarray(value).tolist())
-    return repr(value)
+    return str(np.asarray(value).tolist()) if _is_concrete_array(value) else repr(value)
 
 
 def _scalar(value: Any) -> Any:
     """A concrete array `[]` as NumPy's scalar, any other value as it is."""
-    if isinstance(value, np.ndarray | jax.Array) and not isinstance(value, jax.core.Tracer) and value.ndim == 0:
-        return np.asarray(value)[()]
-    return value
+    return np.asarray(value)[()] if _is_concrete_array(value) and value.ndim == 0 else value
+
+
+def _is_concrete_array(value: Any) -> bool:
+    """Whether a value is an array, or one of NumPy's scalars, of values that are known; not of keys, nor masked."""
+    array = isinstance(value, np.ndarray | np.generic | jax.Array)
+    unknown = isinstance(value, jax.core.Tracer | np.ma.MaskedArray)
+    return array and not unknown and not jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
 
 
 def _kind(value: Any) -> Any:
     """The type of the numbers in a value; None where it holds none."""
     if isinstance(value, jax.core.Tracer):
         return value.dtype
-    if isinstance(value, bool | np.bool_ | str | bytes):
+    if isinstance(value, bool | np.bool_ | str | bytes | np.ma.MaskedArray):  # what a mask hides is no number
         return None
     try:
-        return np.asarray(value).dtype
-    except ValueError:
+        dtype = np.asarray(value).dtype
+    except (ValueError, TypeError):  # a ragged list, a random key
         return None
+    return None if dtype.kind == "m" else dtype  # times are NumPy's integers, too
 
 
 def _bounds(*bounds: tuple[str, float]) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from numpy.typing import ArrayLike
 
 from dmdenv._core.fields import Number
@@ -16,7 +15,7 @@ from dmdenv.potentials.base import Potential
 from dmdenv.potentials.topology import Topology, topology
 from dmdenv.space import Space
 
-TermParameter = Any  # a number for all terms, an array [m] with one for each term, or a tuple or list of these
+TermParameter = Any  # a number for all terms, an array [m] with one for each term, or a tuple of these
 
 
 @pytree
@@ -84,8 +83,9 @@ def as_term_parameter(name: str, value: TermParameter, terms: int, above: float 
         ValueError: for an array that is neither a number nor one for each term; for concrete values that are not
             finite, or not above `above`.
     """
-    if isinstance(value, tuple | list):
+    if isinstance(value, tuple):
         return tuple(as_term_parameter(name, part, terms, above) for part in value)
-    if np.shape(value) not in ((), (terms,)):
-        raise ValueError(f"{name} has shape {np.shape(value)}; must be a number or [{terms}], one per term")
-    return Number(above=above, axes=1).convert(name, value)
+    found = Number(above=above, axes=None).convert(name, value)
+    if found.shape not in ((), (terms,)):
+        raise ValueError(f"{name} has shape {found.shape}; must be a number or [{terms}], one per term")
+    return found

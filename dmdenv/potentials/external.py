@@ -80,8 +80,9 @@ def harmonic_trap(
     Raises:
         ValueError: for a stiffness or a centre that is not finite or of another shape.
     """
-    if not isinstance(stiffness, PerParticle) and jnp.ndim(stiffness):
-        raise ValueError(f"stiffness has shape {jnp.shape(stiffness)}; must be a number or PerParticle")
+    stiffness = _as_field("stiffness", stiffness)
+    if not isinstance(stiffness, PerParticle) and stiffness.ndim:
+        raise ValueError(f"stiffness has shape {stiffness.shape}; must be a number or PerParticle")
     return _make_external(_harmonic, stiffness=stiffness, center=_vector("center", center))
 
 
@@ -107,13 +108,14 @@ def _as_field(name: str, value: FieldParameterLike) -> FieldParameter:
     return value if isinstance(value, PerParticle) else Number(axes=None).convert(name, value)
 
 
-def _vector(name: str, value: float | np.ndarray | FieldParameter) -> float | np.ndarray | FieldParameter:
+def _vector(name: str, value: float | np.ndarray | FieldParameter) -> FieldParameter:
     """A vector `[d]` shared by all, or, from `[n, d]`, one for each particle."""
-    if isinstance(value, PerParticle) or jnp.ndim(value) < 2:
-        return value
-    if jnp.ndim(value) > 2:
-        raise ValueError(f"{name} has shape {jnp.shape(value)}; must be a number, [d] or [n, d]")
-    return PerParticle(jnp.asarray(value))
+    found = _as_field(name, value)
+    if isinstance(found, PerParticle) or found.ndim < 2:
+        return found
+    if found.ndim > 2:
+        raise ValueError(f"{name} has shape {found.shape}; must be a number, [d] or [n, d]")
+    return PerParticle(found)
 
 
 def _harmonic(space: Space, r: jax.Array, *, stiffness: jax.Array, center: jax.Array) -> jax.Array:

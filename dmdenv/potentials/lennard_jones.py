@@ -5,9 +5,11 @@ and 2.145.
 """
 
 import math
+from typing import Any
 
 import jax
 
+from dmdenv._core.fields import Real
 from dmdenv.potentials.pair import PairPotential, Truncation, inverse, make_pair_potential
 from dmdenv.potentials.parameters import ParameterLike
 
@@ -54,7 +56,11 @@ def tail_energy(*, epsilon: float = 1.0, sigma: float = 1.0, cutoff: float, dens
     """The energy per particle from beyond the cutoff, in a 3-D fluid without structure there, unit energy.
 
     `U / N = (8 pi / 3) epsilon density sigma^3 ((sigma / rc)^9 / 3 - (sigma / rc)^3)`.
+
+    Raises:
+        ValueError: for what is no finite number, a cutoff that is not above 0, or a negative density.
     """
+    epsilon, sigma, cutoff, density = _checked_tail(epsilon, sigma, cutoff, density)
     x = (sigma / cutoff) ** 3
     return 8.0 / 3.0 * math.pi * epsilon * density * sigma**3 * (x**3 / 3.0 - x)
 
@@ -63,6 +69,19 @@ def tail_pressure(*, epsilon: float = 1.0, sigma: float = 1.0, cutoff: float, de
     """The pressure from beyond the cutoff, in a 3-D fluid without structure there, unit energy / length^3.
 
     `p = (16 pi / 3) epsilon density^2 sigma^3 ((2 / 3) (sigma / rc)^9 - (sigma / rc)^3)`.
+
+    Raises:
+        ValueError: as of `tail_energy`.
     """
+    epsilon, sigma, cutoff, density = _checked_tail(epsilon, sigma, cutoff, density)
     x = (sigma / cutoff) ** 3
     return 16.0 / 3.0 * math.pi * epsilon * density**2 * sigma**3 * (2.0 / 3.0 * x**3 - x)
+
+
+def _checked_tail(epsilon: Any, sigma: Any, cutoff: Any, density: Any) -> tuple[float, float, float, float]:
+    return (
+        Real().convert("epsilon", epsilon),
+        Real().convert("sigma", sigma),
+        Real(above=0).convert("cutoff", cutoff),
+        Real(at_least=0).convert("density", density),
+    )

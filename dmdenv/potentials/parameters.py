@@ -12,7 +12,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from dmdenv._core.fields import Declared, Number, choice, number, shown
+from dmdenv._core.fields import Declared, Number, as_array, choice, number, shown
 from dmdenv._core.pytree import pytree
 
 _FEW_SPECIES = 2  # up to which a product with a one-hot vector vectorises better than a look-up
@@ -168,9 +168,10 @@ def as_parameter(name: str, value: ParameterLike, *, above: float = -math.inf) -
             raise ValueError(f"{name} has values of shape {value.values.shape}; must be [n] for a pair")
         Number(above=above, axes=None).convert(name, value.numbers)
         return value
-    if jnp.ndim(value):
-        raise ValueError(f"{name} has shape {jnp.shape(value)}; must be a number, BySpecies, PerPair or PerParticle")
-    return Number(above=above).convert(name, value)
+    found = Number(above=above, axes=None).convert(name, value)
+    if found.ndim:
+        raise ValueError(f"{name} has shape {found.shape}; must be a number, BySpecies, PerPair or PerParticle")
+    return found
 
 
 def features(parameters: dict[str, Parameter]) -> dict[str, Any]:
@@ -231,7 +232,7 @@ def _checked_species(species: jax.Array, kinds: int) -> jax.Array:
     """The species as int32, refused where the matrix has no row for them."""
     if isinstance(species, jax.core.Tracer):
         return species
-    found = np.asarray(species)
+    found = as_array("BySpecies.species", species, "int [n]")
     if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer):
         raise ValueError(f"BySpecies.species has type {found.dtype}{list(found.shape)}; must be int [n]")
     if found.size and (found.min() < 0 or found.max() >= kinds):

@@ -14,6 +14,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from numpy.typing import ArrayLike
 
+from dmdenv._core.fields import as_array
 from dmdenv._core.pytree import pytree
 from dmdenv.neighbors.particles_last import take
 
@@ -68,7 +69,7 @@ def topology(name: str, particles: ArrayLike, roles: int) -> Topology:
     """
     if isinstance(particles, jax.core.Tracer):
         raise TypeError(f"{name} is traced; must be known outside of jit")
-    found = np.asarray(particles)
+    found = as_array(name, particles, f"int [m, {roles}]")
     if found.size == 0:
         found = np.zeros((0, roles), int)
     if found.ndim != 2 or found.shape[1] != roles or not np.issubdtype(found.dtype, np.integer):

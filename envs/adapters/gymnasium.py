@@ -19,7 +19,15 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from dmdenv._core.fields import field_values
-from dmdenv.envs.adapters.instances import RENDER_FPS, Instances, Step, check_render_mode, instance_seed, random_seeds
+from dmdenv.envs.adapters.instances import (
+    RENDER_FPS,
+    Instances,
+    Step,
+    check_num_envs,
+    check_render_mode,
+    instance_seed,
+    random_seeds,
+)
 from dmdenv.envs.adapters.parameters import Draw, Some
 from dmdenv.envs.base import Env, Params
 from dmdenv.envs.registry import as_env
@@ -157,15 +165,15 @@ class GymnasiumVectorEnv(_Described, VectorEnv[np.ndarray, np.ndarray, np.ndarra
         **config: Any,
     ):
         self.render_mode = check_render_mode(render_mode)
-        self.mode = AutoresetMode(autoreset_mode)
+        self.mode = _check_autoreset_mode(autoreset_mode)
         self.metadata = {**GymnasiumEnv.metadata, "autoreset_mode": self.mode}
         env = as_env(env, **_hashable(config))
-        self.instances = Instances(env, num_envs, params, max_episode_steps=max_episode_steps)
-        self.num_envs = self.instances.num
+        self.num_envs = check_num_envs(num_envs)
+        self.instances = Instances(env, self.num_envs, params, max_episode_steps=max_episode_steps)
         self.single_observation_space, self.single_action_space = self.instances.spaces()
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self._ended = np.zeros(num_envs, bool)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._ended = np.zeros(self.num_envs, bool)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -229,6 +237,15 @@ class GymnasiumVectorEnv(_Described, VectorEnv[np.ndarray, np.ndarray, np.ndarra
         if not isinstance(mask, np.ndarray) or mask.dtype != bool or mask.shape != (self.num_envs,) or not mask.any():
             raise ValueError(f"reset_mask = {mask!r}; must be a bool array [{self.num_envs}] with some True in it")
         return mask
+
+
+def _check_autoreset_mode(mode: Any) -> AutoresetMode:
+    known = {known.value: known for known in AutoresetMode}
+    if isinstance(mode, AutoresetMode):
+        return mode
+    if not isinstance(mode, str) or mode not in known:
+        raise ValueError(f"autoreset_mode = {mode!r}; must be one of {', '.join(map(repr, known))}")
+    return known[mode]
 
 
 def _take_options(instances: Instances, options: Mapping[str, Any] | None) -> None:

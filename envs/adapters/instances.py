@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.utils import seeding
 
-from dmdenv._core.fields import Whole, shown
+from dmdenv._core.fields import MOST_PARTICLES, Whole, shown
 from dmdenv.envs.adapters.parameters import Draw, Some, axes, check, drawn, drawn_names, of_instance, replaced
 from dmdenv.envs.base import Env, Params
 
 SEEDS = 2**32  # seeds of an instance are below it
 RENDER_FPS = 30  # frames per second of films, which adapters tell their libraries
 RENDER_MODES = (None, "rgb_array")
+_STEPS = Whole(at_least=1, at_most=2**31 - 1)  # of an episode, which are counted in 32 bits
 _DRAW = 2**32 - 1  # folded into the key of an episode for its parameters; not the number of a key that `split` makes
 
 _log = logging.getLogger("dmdenv")
@@ -63,7 +64,7 @@ class Instances:
         *,
         max_episode_steps: int | None = None,
     ):
-        self.num = 1 if num is None else Whole(at_least=1).convert("num_envs", num)
+        self.num = 1 if num is None else check_num_envs(num)
         self.single = num is None
         env.prepare()
         self.env = env
@@ -74,7 +75,7 @@ class Instances:
         self._episodes: Episode | None = None
         self.set_params(params)
         if max_episode_steps is not None:
-            limit, given = Whole(at_least=1).convert("max_episode_steps", max_episode_steps), self.params.max_steps
+            limit, given = _STEPS.convert("max_episode_steps", max_episode_steps), self.params.max_steps
             if np.any((given != limit) & (given != env.default_params.max_steps)):
                 raise ValueError(
                     f"max_episode_steps = {limit} beside params with max_steps = {shown(given)}; must be equal"
@@ -343,6 +344,11 @@ def instance_seed(seed: int) -> int:
 def random_seeds(rng: np.random.Generator, num: int) -> list[int]:
     """Seeds for instances that the user has not seeded."""
     return rng.integers(SEEDS, size=num).tolist()
+
+
+def check_num_envs(num: int) -> int:
+    """The number of instances; raises ValueError for what is none."""
+    return Whole(at_least=1, at_most=MOST_PARTICLES).convert("num_envs", num)
 
 
 def check_render_mode(mode: str | None) -> str | None:

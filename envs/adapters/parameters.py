@@ -38,7 +38,7 @@ def replaced(params: P, given: Some) -> P:
         ValueError: for an unknown name, a bad value or the parameters of another environment.
     """
     if isinstance(given, Mapping):
-        return params.replace(**given)
+        return params.replace(**_by_name(params, given))
     if not isinstance(given, type(params)):
         raise ValueError(f"params is a {type(given).__name__}; must be a {type(params).__name__}, or a dict")
     return given
@@ -79,8 +79,17 @@ def drawn(draw: Draw, key: jax.Array, params: Params) -> dict[str, jax.Array]:
         return field_values(given)
     if not isinstance(given, Mapping):
         raise TypeError(f"params(key) = {given!r}; must be a {type(params).__name__}, or a dict")
-    new = params.replace(**given)
+    new = params.replace(**_by_name(params, given))
     return {name: getattr(new, name) for name in given}
+
+
+def _by_name(params: Params, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The mapping, refused by ValueError where a name is no string."""
+    others = [name for name in given if not isinstance(name, str)]
+    if others:
+        valid = ", ".join(field_values(params))
+        raise ValueError(f"{type(params).__name__} has no field {others[0]!r}; valid fields: {valid}")
+    return given
 
 
 def drawn_names(draw: Draw, params: Params) -> frozenset[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.utils import seeding
 from stable_baselines3.common.vec_env import VecEnv  # pyright: ignore[reportMissingImports] - an extra
 
-from dmdenv.envs.adapters.instances import Instances, check_render_mode, instance_seed, random_seeds
+from dmdenv.envs.adapters.instances import Instances, check_num_envs, check_render_mode, instance_seed, random_seeds
 from dmdenv.envs.adapters.parameters import Draw, Some
 from dmdenv.envs.adapters.views import agent_names, agent_spaces
 from dmdenv.envs.base import Env
@@ -63,7 +63,7 @@ class SB3VecEnv(VecEnv):
         **config: Any,
     ):
         env = as_env(env, **config)
-        self.instances = Instances(env, num_envs, params, max_episode_steps=max_episode_steps)
+        self.instances = Instances(env, check_num_envs(num_envs), params, max_episode_steps=max_episode_steps)
         self._render_mode = check_render_mode(render_mode)
         if per_agent:
             first = agent_names(env)[0]

@@ -204,7 +204,7 @@ def test_a_time_limit_is_found_by_subclasses_and_only_where_make_asks_for_it():
         del gymnasium.registry["Task-v0"]
 
 
-@pytest.mark.parametrize("limit", [0, -3, 2.5, True, "9"])
+@pytest.mark.parametrize("limit", [0, -3, 2.5, True, "9", 10**30])
 def test_what_is_no_time_limit_is_refused(limit):
     message = rf"max_episode_steps = {limit!r}; must be an integer >= 1"
     for make_limited in (make, gymnasium.make_vec):
@@ -294,5 +294,9 @@ def test_misuse_is_refused():
         gymnasium.make(MASS, mas=3)
     with pytest.raises(ValueError, match=r"'rows' beside an environment; must be given with an id, or to dataclasses"):
         GymnasiumEnv(PointMass(), rows=3)
+    with pytest.raises(ValueError, match="MassParams has no field 3; valid fields: max_steps, force"):
+        GymnasiumEnv(PointMass(), params={3: 1.0})
+    with pytest.raises(TypeError, match="env = 3; must be an environment, or an id"):
+        GymnasiumEnv(3)
     with pytest.raises(ValueError, match="params is a TrapDragParams; must be a MassParams, or a dict"):
         GymnasiumEnv(PointMass(), params=small_env(*GYMNASIUM[TRAP]).default_params)

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 
 import gymnasium
 import numpy as np
@@ -198,3 +199,16 @@ def test_misuse_is_refused():
         envs.step(np.zeros((2, 1)))
     with pytest.raises(ValueError, match=r"instances \[0, 1\] have ended; must be reset first"):
         envs.step(np.zeros((2, 1)))
+
+
+@pytest.mark.parametrize("num", [0, -1, 2.0, None, "3", True, [3], 10**30])
+def test_what_is_no_number_of_instances_is_refused(num):
+    with pytest.raises(ValueError, match=rf"num_envs = {re.escape(repr(num))}; must be an integer >= 1"):
+        GymnasiumVectorEnv(PointMass(), num)
+
+
+@pytest.mark.parametrize("mode", ["nextstep", 1, None, ["NextStep"]])
+def test_what_is_no_mode_is_refused(mode):
+    message = re.escape(f"autoreset_mode = {mode!r}; must be one of 'NextStep', 'SameStep', 'Disabled'")
+    with pytest.raises(ValueError, match=message):
+        GymnasiumVectorEnv(PointMass(), autoreset_mode=mode)

@@ -184,6 +184,7 @@ def test_a_function_may_return_all_parameters_and_serves_a_single_instance():
     ("draw", "error", "message"),
     [
         (lambda key: 3.0, TypeError, r"params\(key\) = 3.0; must be a MassParams, or a dict"),
+        (lambda key: {3: 1.0}, ValueError, "MassParams has no field 3; valid fields: max_steps, force"),
         (lambda key: {"fource": 1.0}, ValueError, "MassParams has no field 'fource'; valid fields: max_steps, force"),
         (lambda key: {"force": FORCES}, ValueError, r"params\(key\)\['force'\] has shape \(3,\); must be a number"),
         (lambda key: {"force": -1.0}, ValueError, "MassParams.force = -1.0; must be a finite number >= 0"),

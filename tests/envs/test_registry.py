@@ -4,6 +4,7 @@ import dataclasses
 import importlib.metadata
 import inspect
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -207,6 +208,8 @@ def test_a_gymnasium_id_that_is_taken_is_refused():
 @pytest.mark.parametrize(
     ("id", "error", "message"),
     [
+        (3, TypeError, "id = 3; must be one of bonded_chain, flocking, .*, or MODULE:CLASS"),
+        (["flocking"], TypeError, r"id = \['flocking'\]; must be one of bonded_chain"),
         ("floking", ValueError, "id = 'floking'; must be one of bonded_chain, flocking, .*, or MODULE:CLASS"),
         ("no_such_module:X", ValueError, "id = 'no_such_module:X'; must be MODULE:CLASS, and there is no module 'no_s"),
         ("probe_envs:X", ValueError, "id = 'probe_envs:X'; must be MODULE:CLASS, and probe_envs has no 'X'"),
@@ -217,6 +220,12 @@ def test_a_gymnasium_id_that_is_taken_is_refused():
 def test_unknown_ids_are_refused(id, error, message):
     with pytest.raises(error, match=message):
         dmdenv.make_env(id)
+
+
+@pytest.mark.parametrize("task", ["aline", 1, ["align"]])
+def test_unknown_tasks_are_refused(task):
+    with pytest.raises(ValueError, match=re.escape(f"task = {task!r}; must be one of align, shepherd, evade for 'flo")):
+        dmdenv.make_env("flocking", task=task)
 
 
 def test_configurations_that_cannot_be_hashed_are_refused():

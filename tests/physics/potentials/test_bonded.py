@@ -366,6 +366,13 @@ def test_parameters_are_traced_where_the_topology_is_not():
             lambda: harmonic_bonds([[0, 1]], stiffness=np.ones(2)),
             r"stiffness has shape \(2,\); must be a number or \[1\]",
         ),
+        (
+            lambda: harmonic_bonds([[0, 1]], stiffness=[1.0, 2.0]),
+            r"stiffness has shape \(2,\); must be a number or \[1\]",
+        ),
+        (lambda: harmonic_bonds([[0, 1]], length=[]), r"length has shape \(0,\); must not be empty"),
+        (lambda: harmonic_bonds([[0, 1], [2]]), r"bonds = \[\[0, 1\], \[2\]\]; must be int \[m, 2\]"),
+        (lambda: harmonic_trap(stiffness=[1.0, 2.0]), r"stiffness has shape \(2,\); must be a number or PerParticle"),
         (lambda: harmonic_bonds([[0, 1]], length=np.inf), "length = inf; must be a finite number"),
         (lambda: fene_bonds([[0, 1]], max_length=0.0), "max_length = 0.0; must be a finite number > 0"),
         (lambda: opls_dihedrals(DIHEDRALS, coefficients=(1.0, 2.0)), "coefficients has length 2; must be 4, F1 to F4"),

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -103,3 +104,10 @@ def test_the_tail_is_the_integral_beyond_the_cutoff():
     options = {"epsilon": epsilon, "sigma": sigma, "cutoff": cutoff, "density": density}
     np.testing.assert_allclose(tail_energy(**options), energy, rtol=1e-12)
     np.testing.assert_allclose(tail_pressure(**options), pressure, rtol=1e-12)
+
+
+@pytest.mark.parametrize("tail", [tail_energy, tail_pressure])
+def test_what_has_no_tail_is_refused(tail):
+    for name, value in (("cutoff", 0.0), ("cutoff", True), ("cutoff", [2.5]), ("density", -1.0), ("sigma", 1j)):
+        with pytest.raises(ValueError, match=re.escape(f"{name} = {value!r}; must be a finite number")):
+            tail(**{"cutoff": 2.5, "density": 0.5, name: value})
