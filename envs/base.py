@@ -17,10 +17,12 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.control_flow import cond
 from dmdenv._core.fields import Declared, number, shown
 from dmdenv._core.in_batch import any_in_batch
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv._core.tracing import is_tracing
+from dmdenv._core.varying import vary, vary_together, varying_axes
 from dmdenv.envs.neighborhood import Neighborhood
 from dmdenv.envs.registry import KEPT_FROM_PARAMETERS, check_names, entry_of
 
@@ -365,13 +367,13 @@ _compiled = functools.partial(jax.jit, static_argnums=0, inline=True)
 @_compiled
 def _reset(env: Env, key: jax.Array, params: Params) -> tuple[Observation, State]:
     state = env.initial_state(_typed(key), params)
-    return env.observe(state, params), state
+    return vary((env.observe(state, params), state), varying_axes(key, params))
 
 
 @_compiled
 def _step_env(env: Env, key: jax.Array, state: State, action: jax.Array, params: Params):
+    key, before, action, params = vary_together(key, state, action, params)
     action = jnp.clip(action.astype(jnp.result_type(float)), -1.0, 1.0)
-    before = state
     state, reward, terminated, metrics = env.advance(_typed(key), before, action, params)
     metrics = dict(metrics)
     time = before.time + 1
@@ -390,11 +392,12 @@ def _step_env(env: Env, key: jax.Array, state: State, action: jax.Array, params:
     if taken:
         raise ValueError(f"metrics has {sorted(taken)[0]!r}; must not be one of {', '.join(sorted(RESERVED))}")
     info = {"final_observation": obs, "overflow": state.overflow, "nonfinite": nonfinite, **metrics}
-    return obs, state, reward, terminated, truncated, info
+    return vary((obs, state, reward, terminated, truncated, info), varying_axes(key))
 
 
 @_compiled
 def _step(env: Env, key: jax.Array, state: State, action: jax.Array, params: Params):
+    key, state, action, params = vary_together(key, state, action, params)
     step_key, reset_key = jax.random.split(key)
     obs, state, reward, terminated, truncated, info = _step_env(env, step_key, state, action, params)
     done = terminated | truncated
@@ -404,7 +407,7 @@ def _step(env: Env, key: jax.Array, state: State, action: jax.Array, params: Par
         fresh = jax.lax.stop_gradient(_reset(env, reset_key, fixed))
         return jax.tree.map(functools.partial(jnp.where, done), fresh, now)
 
-    obs, state = jax.lax.cond(any_in_batch(done), reset_where_done, lambda now: now, (obs, state))
+    obs, state = cond(any_in_batch(done), reset_where_done, lambda now: now, (obs, state))
     return obs, state, reward, terminated, truncated, info
 
 

@@ -27,6 +27,7 @@ import pytest
 from marks import QUICK
 
 jax.config.update("jax_enable_x64", False)
+jax.config.update("jax_num_cpu_devices", 2)  # for `shard_map`; all else runs on the first one
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 hypothesis.settings.register_profile(

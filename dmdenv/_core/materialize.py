@@ -13,6 +13,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from dmdenv._core.varying import lower_fun
+
 PyTree = Any
 
 materialize_p = Primitive("materialize")
@@ -62,4 +64,4 @@ ad.primitive_jvps[materialize_p] = _jvp
 ad.primitive_transposes[materialize_p] = lambda cotangents, *arrays: cotangents
 batching.primitive_batchers[materialize_p] = _batch
 mlir.register_lowering(materialize_p, lambda ctx, *operands, **_: list(operands))
-mlir.register_lowering(materialize_p, mlir.lower_fun(_through_conditional, multiple_results=True), platform="cpu")
+mlir.register_lowering(materialize_p, lower_fun(_through_conditional, multiple_results=True), platform="cpu")

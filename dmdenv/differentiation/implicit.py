@@ -27,6 +27,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 
 from dmdenv._core.fields import Choice
+from dmdenv._core.varying import axes_of_call, vary, varying_axes
 from dmdenv.minimizers import box as boxes
 from dmdenv.minimizers.box import BoxMode
 from dmdenv.neighbors import AllPairs, Pairs
@@ -94,7 +95,9 @@ def minimum(
         found = _solve(hessian, b, damping, tolerance, iterations)
         return jax.lax.select(found.converged, found.displacement, jnp.full_like(b, missing))
 
-    return lax.custom_root(jax.grad(energy), lax.stop_gradient(x), lambda gradient, x: x, solve)
+    x = lax.stop_gradient(x)
+    x = vary(x, axes_of_call(jax.grad(energy), x))
+    return lax.custom_root(jax.grad(energy), x, lambda gradient, x: x, solve)
 
 
 def response(
@@ -116,6 +119,7 @@ def response(
         tolerance: see `minimum`.
         iterations: see `minimum`.
     """
+    x, force = vary((x, force), axes_of_call(lambda x, force: (jax.grad(energy)(x), force), x, force))
     flat, unravel = ravel_pytree(force)
     hessian = _of_vectors(jax.linearize(jax.grad(energy), x)[1], unravel)
     found = _solve(hessian, flat, damping, tolerance, iterations)
@@ -197,6 +201,7 @@ def _solve(
     size = jnp.linalg.norm(b)
     b = b / jnp.maximum(size, tiny)
     probe = jnp.cos(jnp.arange(1, b.size + 1, dtype=b.dtype) ** 2)  # has about the same share of every mode
+    probe = vary(probe, varying_axes(b))
     stiffness = jnp.linalg.norm(hessian(probe)) / jnp.linalg.norm(probe)
     image = hessian(b)
     projected, _ = cg(hessian, image, tol=0.0, atol=limit * stiffness, maxiter=iterations)

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from dmdenv._core.control_flow import scan
 from dmdenv._core.fields import Whole
 
 State = TypeVar("State")
@@ -85,13 +85,13 @@ def rollout(
 def _loop(body: Body, state: Any, count: int, cuts: tuple[int, ...]) -> tuple[Any, Any]:
     """`lax.scan` of the body, in checkpointed segments of `cuts[0]`, each of them in segments of `cuts[1]` ..."""
     if not cuts:
-        return lax.scan(body, state, None, length=count)
+        return scan(body, state, None, length=count)
 
     def segment(length: int) -> Body:
         return jax.checkpoint(lambda state, _: _loop(body, state, length, cuts[1:]), prevent_cse=False)
 
     whole, rest = divmod(count, cuts[0])
-    state, outputs = lax.scan(segment(cuts[0]), state, None, length=whole)
+    state, outputs = scan(segment(cuts[0]), state, None, length=whole)
     outputs = jax.tree.map(lambda y: y.reshape(whole * cuts[0], *y.shape[2:]), outputs)
     if rest:
         state, tail = segment(rest)(state, None)
@@ -134,7 +134,7 @@ def bytes_of(step: Callable[[State], State], state: State) -> tuple[int, int]:
 
     def residuals(steps: int) -> Any:
         def advance(state, values):
-            return lax.scan(lambda state, _: (pure(state, *values), None), state, None, length=steps)[0]
+            return scan(lambda state, _: (pure(state, *values), None), state, None, length=steps)[0]
 
         return jax.eval_shape(lambda *primals: jax.vjp(advance, *primals)[1], state, closed_over)
 

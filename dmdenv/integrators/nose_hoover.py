@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.control_flow import scan
 from dmdenv._core.fields import Scalar, choice, number, whole
 from dmdenv._core.pytree import pytree
 from dmdenv.integrators.base import Integrator, degrees_of_freedom, require_key
@@ -137,5 +138,5 @@ class NoseHoover(Integrator[NoseHooverState]):
         twice_kinetic = 2.0 * state.kinetic_energy
         weights = np.tile(np.asarray(_WEIGHTS[self.weights]) / self.substeps, self.substeps)
         start = state.thermostat_positions, state.thermostat_velocities, jnp.ones_like(twice_kinetic)
-        (xi, w, scale), _ = jax.lax.scan(substep, start, jnp.asarray(weights, start[0].dtype))
+        (xi, w, scale), _ = scan(substep, start, jnp.asarray(weights, start[0].dtype))
         return state.replace(velocities=scale * state.velocities, thermostat_positions=xi, thermostat_velocities=w)

@@ -6,6 +6,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
+from dmdenv._core.control_flow import while_loop
 from dmdenv._core.fields import Number, Whole
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.minimizers.base import Minimizer, MinimizerState
@@ -87,7 +88,7 @@ def _minimize(minimizer, potential, state, tolerance, pressure_tolerance, max_st
         steps, state = carry
         return steps + 1, minimizer.step(potential, state)
 
-    steps, state = jax.lax.while_loop(unfinished, advance, (jnp.int32(0), state))
+    steps, state = while_loop(unfinished, advance, (jnp.int32(0), state))
     calm = (state.largest_force <= tolerance) & (state.largest_stress <= pressure_tolerance)
     return Minimum(state=state, converged=calm & ~state.overflow & ~_any_coincide(potential, state), steps=steps)
 

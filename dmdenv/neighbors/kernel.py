@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
+from dmdenv._core.varying import unchecked
 from dmdenv.neighbors.particles_last import Mapped, Value, evaluate
 
 
@@ -22,7 +23,8 @@ class Kernel:
     @classmethod
     def trace(cls, pair: Callable, shared: Sequence, features: Sequence) -> "Kernel":
         """Trace `pair(shared, x_i, x_j)` on the shapes of the shared values and of one particle's features."""
-        jaxpr = jax.make_jaxpr(pair)(*([shape_of(a) for a in avals] for avals in (shared, features, features)))
+        with unchecked():
+            jaxpr = jax.make_jaxpr(pair)(*([shape_of(a) for a in avals] for avals in (shared, features, features)))
         return cls(jaxpr, len(shared), len(features))
 
     def __call__(self, shared: Sequence, xi: Sequence, xj: Sequence) -> tuple[list, list]:

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dmdenv._core.control_flow import cond
 from dmdenv._core.fields import Real
 from dmdenv._core.in_batch import any_in_batch
 from dmdenv._core.pytree import pytree, static
@@ -73,7 +74,7 @@ class NeighborList(Pairs):
 
     def update(self, space: Space, positions: jax.Array) -> "NeighborList":
         neighbors, space, positions = lax.stop_gradient((self, space, positions))
-        updated = lax.cond(
+        updated = cond(
             any_in_batch(_is_outdated(neighbors, space, positions)),
             _rebuild,
             lambda neighbors, space, positions: neighbors,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dmdenv._core.control_flow import fori_loop
 from dmdenv._core.fields import Whole
 from dmdenv.neighbors.pairs import Pairs
 from dmdenv.neighbors.particles_last import over_particles, split, take
@@ -61,7 +62,7 @@ def nearest(space: Space, positions: jax.Array, pairs: Pairs, k: int, *, present
         before = [jnp.full_like(key, -1), *keys[:-1]]
         return [jnp.maximum(last, jnp.minimum(key, slot)) for last, slot in zip(before, keys, strict=True)]
 
-    keys = jnp.stack(lax.fori_loop(0, columns, visit, [jnp.full(n, none, integer)] * k))
+    keys = jnp.stack(fori_loop(0, columns, visit, [jnp.full(n, none, integer)] * k))
     found = (keys & column_bits).astype(jnp.int32)
     if indices is not None:
         found = take(indices.reshape(-1), jnp.minimum(found, most - 1) * n + own[None, :])

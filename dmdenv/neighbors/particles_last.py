@@ -21,6 +21,8 @@ import numpy as np
 from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal
 
+from dmdenv._core.varying import unchecked, vary_together
+
 _ELEMENTWISE = frozenset(
     """abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
     convert_element_type copy cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt imag integer_pow
@@ -132,7 +134,8 @@ def over_particles(function: Callable, particles: tuple[int, ...], shared, *own:
         own: values of the particles.
     """
     one = [_of_one(value, len(particles)) for value in own]
-    jaxpr = jax.make_jaxpr(function)(shared, *one)
+    with unchecked():
+        jaxpr = jax.make_jaxpr(function)(shared, *one)
     return [join(value, particles) for value in evaluate(jaxpr, [*jax.tree.leaves(shared), *own], particles)]
 
 
@@ -192,8 +195,12 @@ def bind(equation, operands: Sequence[jax.Array]) -> list[jax.Array]:
     """The outputs of an equation of a jaxpr for these operands."""
     bound = equation.primitive.get_bind_params(dict(equation.params))
     subfunctions, params = bound if isinstance(bound, tuple) else ((), bound)  # jax 0.12: functions are parameters too
-    out = equation.primitive.bind(*subfunctions, *operands, **params)
+    out = equation.primitive.bind(*subfunctions, *vary_together(*operands), **params)
     return out if equation.primitive.multiple_results else [out]
+
+
+def _bind(primitive, *operands, **params) -> jax.Array:
+    return primitive.bind(*vary_together(*operands), **params)
 
 
 # --- values that are taken apart --------------------------------------------------------------------------------------
@@ -211,7 +218,7 @@ def _on_components(
         entries = [_store_entries(e, store, particles) if e.size < math.prod(shape) else e for e in entries]
         first = entries[0]
     if name in _ELEMENTWISE:
-        of = functools.partial(equation.primitive.bind, **params)
+        of = functools.partial(_bind, equation.primitive, **params)
         return [_elementwise(of, entries, shape, particles)]
     if name in _REDUCED_BY:
         return [_reduce(_elementwise_of(_REDUCED_BY[name], particles), first, tuple(params["axes"]))]
@@ -344,9 +351,9 @@ def _on_arrays(equation, operands: list[Value], particles: tuple[int, ...]) -> l
 
     every = range(len(operands))
     if name in _ELEMENTWISE:
-        out = [equation.primitive.bind(*map(broadcast, every), **params)]
+        out = [_bind(equation.primitive, *map(broadcast, every), **params)]
     elif name in _REDUCTIONS:
-        out = [equation.primitive.bind(*operands, **params)]
+        out = [_bind(equation.primitive, *operands, **params)]
     elif name == "broadcast_in_dim":
         dimensions = (*params["broadcast_dimensions"], *trailing)
         out = [lax.broadcast_in_dim(operands[0], (*shape, *particles), dimensions)]

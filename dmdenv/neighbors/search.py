@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dmdenv._core.control_flow import fori_loop, scan
 from dmdenv._core.in_batch import max_in_batch
 from dmdenv.neighbors import bits
 from dmdenv.neighbors.bits import WORD
@@ -79,7 +80,7 @@ def find_neighbors(
         )
 
     nothing = Neighbors(into, jnp.int32(0), jnp.int32(0), cell_list.too_narrow)
-    found = lax.fori_loop(0, blocks, add_block, nothing) if blocks > 1 else add_block(0, nothing)
+    found = fori_loop(0, blocks, add_block, nothing) if blocks > 1 else add_block(0, nothing)
     overflow = found.overflow | (found.row_candidates > row_capacity) | (found.columns > capacity)
     return found._replace(overflow=overflow)
 
@@ -168,7 +169,7 @@ def _test_segments(segment: Callable, segments: int) -> tuple[jax.Array, jax.Arr
         return counts + lax.population_count(word).astype(jnp.int32), (word, rest)
 
     m = jax.eval_shape(segment, jnp.int32(0))[0].shape[0]
-    counts, (words, rest) = lax.scan(visit, jnp.zeros(m, jnp.int32), jnp.arange(segments, dtype=jnp.int32))
+    counts, (words, rest) = scan(visit, jnp.zeros(m, jnp.int32), jnp.arange(segments, dtype=jnp.int32))
     return words, bits.pack(words != 0), counts, rest
 
 
@@ -178,7 +179,7 @@ def _test_word(test: Callable[[jax.Array], jax.Array], count: jax.Array, m: int)
     def add_bit(bit, word):
         return word | (test(bit).astype(jnp.uint32) << bit.astype(jnp.uint32))
 
-    return lax.fori_loop(0, count, add_bit, jnp.zeros(m, jnp.uint32))
+    return fori_loop(0, count, add_bit, jnp.zeros(m, jnp.uint32))
 
 
 def _read_out(tested: _Tested, into: jax.Array, first: jax.Array) -> Neighbors:
@@ -202,6 +203,6 @@ def _read_out(tested: _Tested, into: jax.Array, first: jax.Array) -> Neighbors:
         return put(indices, c, column), left, word & (word - 1), s
 
     start = into, tested.nonzero, jnp.zeros(m, jnp.uint32), jnp.zeros(m, jnp.int32)
-    indices, *_ = lax.fori_loop(0, used, read_column, start)
-    indices = lax.fori_loop(used, jnp.int32(capacity), lambda c, indices: put(indices, c, own), indices)
+    indices, *_ = fori_loop(0, used, read_column, start)
+    indices = fori_loop(used, jnp.int32(capacity), lambda c, indices: put(indices, c, own), indices)
     return Neighbors(indices, columns, tested.row_candidates, jnp.asarray(False))

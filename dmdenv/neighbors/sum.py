@@ -33,6 +33,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from dmdenv._core.varying import lower_fun, shaped, unchecked, vary_together
 from dmdenv.neighbors.kernel import Kernel, shape_of
 from dmdenv.neighbors.lowering import cpu_form, gather_and_reduce
 from dmdenv.neighbors.pairs import Pairs
@@ -79,7 +80,8 @@ def neighbor_sum(
     leaves = [jnp.asarray(x) for x in leaves]
     _check_particle_count(leaves, pairs)
     one = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in leaves])
-    traced, out = jax.make_jaxpr(kernel, return_shape=True)(one, one)
+    with unchecked():  # a kernel knows of no devices
+        traced, out = jax.make_jaxpr(kernel, return_shape=True)(one, one)
     for aval in traced.out_avals:
         if not jnp.issubdtype(aval.dtype, jnp.number):
             raise TypeError(f"kernel returned {aval.dtype}; must be numbers (count with jnp.where(condition, 1, 0))")
@@ -125,7 +127,7 @@ neighbor_sum_p.multiple_results = True
 
 
 def _bind(kernel: Kernel, shared: Sequence, x: Sequence, pairs: Sequence) -> list[jax.Array]:
-    return neighbor_sum_p.bind(*shared, *x, *pairs, kernel=kernel)
+    return neighbor_sum_p.bind(*vary_together(*shared, *x, *pairs), kernel=kernel)
 
 
 def _split(operands: Sequence, kernel: Kernel) -> tuple[list, list, list]:
@@ -140,7 +142,7 @@ def _particles(kernel: Kernel, x: Sequence) -> tuple[int, ...]:
 
 def _abstract(*operands, kernel: Kernel) -> list:
     particles = _particles(kernel, operands[kernel.shared :])
-    return [jax.core.ShapedArray((*aval.shape, *particles), aval.dtype) for aval in kernel.out_avals]
+    return [shaped((*aval.shape, *particles), aval.dtype, *operands) for aval in kernel.out_avals]
 
 
 def _lower(form: Callable) -> Callable:
@@ -332,8 +334,8 @@ neighbor_sum_p.def_abstract_eval(_abstract)
 ad.primitive_jvps[neighbor_sum_p] = _jvp
 ad.primitive_transposes[neighbor_sum_p] = _transpose
 batching.primitive_batchers[neighbor_sum_p] = _batch
-mlir.register_lowering(neighbor_sum_p, mlir.lower_fun(_lower(gather_and_reduce), multiple_results=True))
-mlir.register_lowering(neighbor_sum_p, mlir.lower_fun(_lower(cpu_form), multiple_results=True), platform="cpu")
+mlir.register_lowering(neighbor_sum_p, lower_fun(_lower(gather_and_reduce), multiple_results=True))
+mlir.register_lowering(neighbor_sum_p, lower_fun(_lower(cpu_form), multiple_results=True), platform="cpu")
 
 
 # --- positions in flat operand lists ----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from dmdenv._core.fields import as_array
 from dmdenv._core.pytree import pytree
+from dmdenv._core.varying import lower_fun, shaped, vary_together
 from dmdenv.neighbors.particles_last import take
 
 
@@ -42,13 +43,13 @@ class Topology:
         n, known = values.shape[0], self.places.shape[1]
         if n < known:
             raise ValueError(f"positions has {n} particles; must be >= {known}, as many as the topology joins")
-        y = gather_p.bind(jnp.moveaxis(values, 0, -1), *self._maps(n), collect=False)
+        y = _bind(jnp.moveaxis(values, 0, -1), *self._maps(n), collect=False)
         return y.reshape(*y.shape[:-1], *self.particles.shape)
 
     def collect(self, values: jax.Array, n: int) -> jax.Array:
         """The sum of values over the roles of each of n particles, from `[..., k, m]` to `[n, ...]`."""
         flat = values.reshape(*values.shape[:-2], -1)
-        return jnp.moveaxis(gather_p.bind(flat, *self._maps(n), collect=True), -1, 0)
+        return jnp.moveaxis(_bind(flat, *self._maps(n), collect=True), -1, 0)
 
     def _maps(self, n: int) -> tuple[jax.Array, jax.Array]:
         unbound = n - self.places.shape[1]
@@ -107,6 +108,10 @@ def _places(particles: np.ndarray) -> np.ndarray:
 gather_p = Primitive("topology_gather")
 
 
+def _bind(*operands: jax.Array, collect: bool) -> jax.Array:
+    return gather_p.bind(*vary_together(*operands), collect=collect)
+
+
 def _gather(x: jax.Array, particles: jax.Array, places: jax.Array, *, collect: bool) -> jax.Array:
     if not collect:
         return take(x, particles)
@@ -118,27 +123,28 @@ def _gather(x: jax.Array, particles: jax.Array, places: jax.Array, *, collect: b
 
 
 def _abstract(x, particles, places, *, collect: bool):
-    return jax.core.ShapedArray((*x.shape[:-1], places.shape[1] if collect else particles.shape[0]), x.dtype)
+    count = places.shape[1] if collect else particles.shape[0]
+    return shaped((*x.shape[:-1], count), x.dtype, x, particles, places)
 
 
 def _jvp(primals, tangents, *, collect: bool):
     x, *maps = primals
-    y = gather_p.bind(x, *maps, collect=collect)
+    y = _bind(x, *maps, collect=collect)
     if type(tangents[0]) is ad.Zero:
         return y, ad.Zero(jax.typeof(y).to_tangent_aval())
-    return y, gather_p.bind(tangents[0], *maps, collect=collect)
+    return y, _bind(tangents[0], *maps, collect=collect)
 
 
 def _transpose(cotangent, x, *maps, collect: bool):
     if type(cotangent) is ad.Zero:
         return ad.Zero(x.aval), None, None
-    return gather_p.bind(cotangent, *maps, collect=not collect), None, None
+    return _bind(cotangent, *maps, collect=not collect), None, None
 
 
 def _batch(operands, axes, *, collect: bool):
     """A batch of arrays is a longer array; a batch of topologies is one larger system of disconnected parts."""
     if axes[1] is None and axes[2] is None:
-        return gather_p.bind(jnp.moveaxis(operands[0], axes[0], 0), *operands[1:], collect=collect), 0
+        return _bind(jnp.moveaxis(operands[0], axes[0], 0), *operands[1:], collect=collect), 0
     size = next(a.shape[axis] for a, axis in zip(operands, axes, strict=True) if axis is not None)
 
     def batch_first(a, axis):
@@ -152,7 +158,7 @@ def _batch(operands, axes, *, collect: bool):
     system = jnp.arange(size, dtype=particles.dtype)
     particles = particles + places.shape[-1] * system[:, None]
     places = jnp.where(places >= 0, places + particles.shape[-1] * system[:, None, None], -1)
-    y = gather_p.bind(join(x), join(particles), join(places), collect=collect)
+    y = _bind(join(x), join(particles), join(places), collect=collect)
     return y.reshape(*y.shape[:-1], size, -1), y.ndim - 1
 
 
@@ -166,4 +172,4 @@ gather_p.def_abstract_eval(_abstract)
 ad.primitive_jvps[gather_p] = _jvp
 ad.primitive_transposes[gather_p] = _transpose
 batching.primitive_batchers[gather_p] = _batch
-mlir.register_lowering(gather_p, mlir.lower_fun(_gather, multiple_results=False))
+mlir.register_lowering(gather_p, lower_fun(_gather, multiple_results=False))

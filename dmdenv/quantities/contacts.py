@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dmdenv._core.control_flow import while_loop
 from dmdenv.neighbors import Pairs, neighbor_sum
 from dmdenv.potentials.parameters import ParameterLike, as_parameter, features, largest, of_pair
 from dmdenv.quantities.neighborhood import within_range
@@ -83,4 +84,4 @@ def backbone_contacts(
         return count(present), present
 
     counts = count(None)
-    return lax.while_loop(has_rattlers, remove_rattlers, (counts, counts >= 0))
+    return while_loop(has_rattlers, remove_rattlers, (counts, counts >= 0))

@@ -18,6 +18,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.control_flow import cond, scan
 from dmdenv._core.fields import Whole
 from dmdenv._core.in_batch import any_in_batch
 from dmdenv._core.pytree import Replaceable, pytree
@@ -195,7 +196,7 @@ class TrainingWrapper:
             return jax.tree.map(lambda a, b: jnp.where(done > 0, a, b), jax.lax.stop_gradient(fresh), now)
 
         now = after.obs, after.pipeline_state
-        obs, pipeline_state = jax.lax.cond(any_in_batch(done > 0), reset_where_done, lambda now: now, now)
+        obs, pipeline_state = cond(any_in_batch(done > 0), reset_where_done, lambda now: now, now)
         more = {"steps": steps, "final_obs": after.obs, "episode_done": done, "episode_metrics": totals}
         return after.replace(pipeline_state=pipeline_state, obs=obs, done=done, info={**after.info, **more})
 
@@ -213,7 +214,7 @@ class TrainingWrapper:
 
         zero = jnp.zeros_like(state.done)
         start = state.replace(reward=zero, done=zero, info={**state.info, "truncation": zero})
-        return jax.lax.scan(one, start, length=self.action_repeat)[0]
+        return scan(one, start, length=self.action_repeat)[0]
 
 
 def wrap(

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.utils import seeding
 
+from dmdenv._core.control_flow import cond
 from dmdenv._core.fields import MOST_PARTICLES, Whole, shown
 from dmdenv.envs.adapters.parameters import Draw, Some, axes, check, drawn, drawn_names, of_instance, replaced
 from dmdenv.envs.base import Env, Params
@@ -286,7 +287,7 @@ def _programs(env: Env, draw: Draw | None) -> _Programs:
         def begin_again(now):
             return select(where, each(begin_one, own, params=params), now)
 
-        return jax.lax.cond(jnp.any(where), begin_again, lambda now: now, now)
+        return cond(jnp.any(where), begin_again, lambda now: now, now)
 
     @jax.jit
     def begin(keys, params):

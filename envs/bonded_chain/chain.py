@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.control_flow import scan
 from dmdenv.envs.bonded_chain.parameters import ChainFoldParams, ChainReachParams, JointedChainParams
 from dmdenv.integrators import Integrator, StochasticState
 from dmdenv.neighbors import AllPairs
@@ -118,7 +119,7 @@ def simulate(
     method: Integrator[StochasticState], potential: Potential, motion: StochasticState, steps: int
 ) -> StochasticState:
     """The motion some time steps later; one scan, which compiles faster than a rollout with observations."""
-    return jax.lax.scan(lambda motion, _: (method.step(potential, motion), None), motion, None, length=steps)[0]
+    return scan(lambda motion, _: (method.step(potential, motion), None), motion, None, length=steps)[0]
 
 
 def largest_stiffness(params: Any) -> float:

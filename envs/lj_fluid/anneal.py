@@ -22,8 +22,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from dmdenv._core.control_flow import scan
 from dmdenv.envs.base import Baseline, Transition, derived
 from dmdenv.envs.lj_fluid.baselines import anneal_policies
 from dmdenv.envs.lj_fluid.fluid import FluidState, LJFluid, interaction, langevin
@@ -110,7 +110,7 @@ class LJAnneal(LJFluid[AnnealState, AnnealParams]):
         def step(motion, temperature):
             return langevin(params, temperature).step(potential, motion), None
 
-        motion, _ = lax.scan(step, state.motion.reseed(key), ramp)
+        motion, _ = scan(step, state.motion.reseed(key), ramp)
         new = self.with_motion(state, motion, params).replace(bath=ramp[-1], **measure(motion, params))
         last = state.time + 1 >= params.max_steps
         gain = new.order - state.order

@@ -27,8 +27,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from dmdenv._core.control_flow import scan
 from dmdenv.envs.base import Baseline, Transition, derived
 from dmdenv.envs.lj_fluid.baselines import drag_policies
 from dmdenv.envs.lj_fluid.fluid import FluidState, LJFluid, interaction, langevin
@@ -117,7 +117,7 @@ class LJDrag(LJFluid[DragState, DragParams]):
             motion, more = exchange(motion, self._trap(center, k), trap)
             return (bath.step(fluid + trap, motion), center + jump, work + more), None
 
-        (motion, center, work), _ = lax.scan(step, (motion, state.trap, work), None, length=self.substeps)
+        (motion, center, work), _ = scan(step, (motion, state.trap, work), None, length=self.substeps)
         travelled = state.travelled + self.substeps * jump[0]
 
         last = state.time + 1 >= params.max_steps

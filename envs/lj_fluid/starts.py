@@ -5,8 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
+from dmdenv._core.control_flow import scan
 from dmdenv.envs.base import CapacityExceeded
 from dmdenv.integrators import Langevin
 from dmdenv.lattice import random
@@ -63,7 +63,7 @@ def liquids(particles: int, density: float, temperature: float, cutoff: float) -
             return method.replace(dt=dt).step(potential, state), None
 
         state = method.init(potential, space, positions, pairs=pairs, key=key)
-        state, _ = lax.scan(step, state, jnp.asarray(_TIME_STEPS))
+        state, _ = scan(step, state, jnp.asarray(_TIME_STEPS))
         return space.fractional(space.wrap(state.positions)), state.overflow
 
     fractions, overflow = equilibrate(positions, jax.random.split(jax.random.key(particles + 1), count))
