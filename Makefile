@@ -11,9 +11,14 @@ INTEROP_TESTS := $(foreach name,brax gymnax pettingzoo sb3,tests/adapters/test_$
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --disable-pip-version-check
 
+# The core, its primitives under every transformation, an environment's contract, Gymnasium, a training.
+SMOKE_TESTS := $(addprefix tests/,project/test_packaging.py physics/test_jaxlib_miscompilation.py physics/core \
+  physics/neighbors/test_sum.py physics/neighbors/test_lists.py physics/integrators/test_deterministic.py \
+  envs/test_env_contract.py adapters/test_gymnasium.py agents/test_cli.py)
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test slow interop lint format bench clean
+.PHONY: help demo test smoke slow interop lint format bench clean
 
 help: ## list the targets
 	@echo 'usage: make TARGET [PYTHON=python3] [VENV=.venv] [ARGS="more arguments for the command"]'
@@ -25,6 +30,9 @@ demo: $(VENV)/.installed-core ## train a flock: a learning curve, a checkpoint a
 
 test: $(VENV)/.installed-dev ## run the tests, but for the slow ones
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+smoke: $(VENV)/.installed-test ## run a selection of two minutes, for one more Python or JAX
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(SMOKE_TESTS) $(ARGS)
 
 slow: $(VENV)/.installed-dev ## run all tests, compiled as users do; SHARD=2/6: the second of six parts
 	$(BIN)/python -m pytest -n 2 --dist worksteal --optimized -m '' $(addprefix --shard ,$(SHARD)) $(ARGS)
@@ -66,9 +74,13 @@ $(VENV)/.installed-core: pyproject.toml | $(VENV)/.created
 	$(BIN)/python $(PIP_INSTALL) --editable .
 	@touch $@
 
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/.created
+	$(BIN)/python $(PIP_INSTALL) --editable '.[test]'
+	@touch $(VENV)/.installed-core $@
+
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/.created
 	$(BIN)/python $(PIP_INSTALL) --editable '.[dev]'
-	@touch $(VENV)/.installed-core $@
+	@touch $(VENV)/.installed-core $(VENV)/.installed-test $@
 
 $(INTEROP_VENV)/.installed-interop: pyproject.toml | $(INTEROP_VENV)/.created
 	$(INTEROP_VENV)/bin/python $(PIP_INSTALL) --editable '.[interop]'

@@ -128,6 +128,8 @@ def _numbered(frames: Iterator[Trajectory]) -> Iterator[tuple[int, Trajectory]]:
     for k in itertools.count():
         try:
             frame = next(frames, None)
+        except Warning:  # made an error by the user's filters, whatever the file is
+            raise
         except Exception as error:  # a reader may raise anything for a file that is none
             what = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
             raise ValueError(f"frame {k}: {what}") from error

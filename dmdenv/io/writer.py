@@ -105,6 +105,8 @@ class Writer(abc.ABC):
         """Find out what the file holds."""
         try:
             self._read_on()
+        except Warning:  # made an error by the user's filters, whatever the file is
+            raise
         except Exception as error:  # the readers of a format raise anything for a damaged file
             raise ValueError(f"{self._path} cannot be continued: {error}") from error
 
