@@ -215,7 +215,7 @@ def register(id: str, cls: "type[Env] | str", *, task: str | None = None, gymnas
     if isinstance(cls, str):
         _add(id, task, cls, gymnasium_id)
     else:
-        _add(id, task, _reference(check_class(cls, "cls")), gymnasium_id, cls=cls)
+        _add(id, task, _reference(_reachable(check_class(cls, "cls"))), gymnasium_id, cls=cls)
 
 
 def publish() -> None:
@@ -296,7 +296,7 @@ def _registered(entry: Entry) -> "type[Env]":
         raise ImportError(
             f"the environment {entry.id!r}{by} cannot be imported: {entry.reference}: {type(error).__name__}: {error}"
         ) from error
-    return check_class(cls, entry.reference)
+    return _reachable(check_class(cls, entry.reference))
 
 
 def _classes(id: str) -> "Mapping[str, Entry | type[Env]]":
@@ -313,7 +313,7 @@ def _classes(id: str) -> "Mapping[str, Entry | type[Env]]":
             raise ValueError(f"id = {id!r}; must be MODULE:CLASS, and there is no module {module!r}") from None
         cls = getattr(found, name, None)
         if cls is not None:
-            cls = check_class(cls, id)
+            cls = _reachable(check_class(cls, id))
             return {entry_of(cls).task: cls}
     name = name if colon else id
     entries = {task: entry for (known, task), entry in _table.items() if known == name}
@@ -326,7 +326,7 @@ def _classes(id: str) -> "Mapping[str, Entry | type[Env]]":
 
 
 def check_class(cls: Any, name: str) -> "type[Env]":
-    """A class that is an environment; raises TypeError for any other, ValueError for fields that cannot be given."""
+    """A class that is an environment; raises TypeError for any other."""
     Env = _load("dmdenv.envs.base:Env")  # no import: the base class reads this table
     if not isinstance(cls, type) or not issubclass(cls, Env):
         raise TypeError(f"{name} = {cls!r}; must be a subclass of dmdenv.Env")
@@ -337,6 +337,11 @@ def check_class(cls: Any, name: str) -> "type[Env]":
     options = vars(cls).get("__dataclass_params__")
     if options is None or not options.frozen or not options.eq:
         raise TypeError(f"{cls.__name__} must be a frozen dataclass: @dataclasses.dataclass(frozen=True) above it")
+    return cls
+
+
+def _reachable(cls: "type[Env]") -> "type[Env]":
+    """A class that is found by its name, whose fields hosts can pass on; raises ValueError for any other."""
     check_names(cls.__name__, (field.name for field in dataclasses.fields(cls) if field.init), KEPT_FROM_FIELDS)
     return cls
 

@@ -6,6 +6,7 @@ And what makes them quick, since compilation takes most of the time: XLA optimis
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import itertools
 import os
@@ -47,6 +48,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """Set environment variables, which processes that tests start inherit."""
+    gc.set_threshold(200_000, 20, 20)  # tracing makes many objects that live long
     if not config.getoption("optimized"):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the caller has a folder of their own

@@ -5,6 +5,7 @@ origin floating-point numbers are too coarse for distances. What rounding takes 
 step is kept too and added at the next one, so that an error does not grow with the number of steps.
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -132,9 +133,7 @@ class IntegratorState(Replaceable):
         offset = space.offset(moved).astype(positions.dtype)
         wrapped = positions - offset
         lost = {**lost, "positions": lost["positions"] + jax.lax.stop_gradient(positions - (wrapped + offset))}
-        d = positions.shape[1]
-        pairs = self.pairs.update(space, wrapped).flag_cutoff(potential.cutoff, space, d)
-        forces = potential.forces(space, wrapped, pairs)
+        pairs, forces = _interact(potential, space, wrapped, self.pairs)
         return self.replace(
             space=space, positions=wrapped, images=images + moved, lost=lost, pairs=pairs, forces=forces
         )
@@ -153,6 +152,13 @@ class IntegratorState(Replaceable):
     def overflow(self) -> jax.Array:
         """bool []: pairs may be missing, as a list's capacity or half the box has been exceeded."""
         return self.pairs.incomplete
+
+
+@functools.partial(jax.jit, inline=True)  # so that `init` outside of compiled code compiles once
+def _interact(potential: Potential, space: Space, positions: jax.Array, pairs: Pairs) -> tuple[Pairs, jax.Array]:
+    """The neighbours and the forces at new positions."""
+    pairs = pairs.update(space, positions).flag_cutoff(potential.cutoff, space, positions.shape[1])
+    return pairs, potential.forces(space, positions, pairs)
 
 
 @pytree

@@ -2,6 +2,7 @@
 
 import abc
 import dataclasses
+import functools
 from typing import Any, Generic, Self, TypeVar, get_args
 
 import jax
@@ -140,6 +141,7 @@ class Minimizer(Declared, abc.ABC, Generic[S]):
             space, positions = boxes.deform(space, positions, strain)
         return self.evaluate(potential, state, space, positions)
 
+    @functools.partial(jax.jit, inline=True)  # so that `init` outside of compiled code compiles once
     def evaluate(self, potential: Potential, state: S, space: Space, positions: jax.Array) -> S:
         """The state at these positions in this space, with the neighbours and the forces there."""
         d = positions.shape[1]

@@ -30,16 +30,15 @@ from dmdenv.envs.base import Baseline, CapacityExceeded, Env, State, Transition,
 from dmdenv.envs.soft_sphere_packing.baselines import compress_policies
 from dmdenv.envs.soft_sphere_packing.packing import (
     TOO_LARGE,
+    all_pairs,
     bidisperse,
     discs,
-    exceeds_half_box,
     measure,
     solid_volume,
 )
 from dmdenv.envs.soft_sphere_packing.parameters import PackingCompressParams, check_order, compress_params
 from dmdenv.envs.soft_sphere_packing.starts import apply_random_symmetry, loose_packings
 from dmdenv.minimizers import FIRE
-from dmdenv.neighbors import AllPairs
 from dmdenv.potentials import PairPotential
 from dmdenv.space import Periodic
 
@@ -146,7 +145,8 @@ class PackingCompress(Env[PackingCompressState, PackingCompressParams]):
 
     def place(self, positions: jax.Array, box: jax.Array, params: PackingCompressParams) -> PackingCompressState:
         """The start of an episode with particles at these positions, `[n, d]`, in a box of side `[]`, unit length."""
-        forces = self._potential(params).forces(Periodic(box), positions, AllPairs())
+        potential, space = self._potential(params), Periodic(box)
+        forces = potential.forces(space, positions, all_pairs(potential, space, self.dimension))
         return self._measured_state(positions, forces, box, params)
 
     def advance(
@@ -201,7 +201,7 @@ class PackingCompress(Env[PackingCompressState, PackingCompressParams]):
         """The state of a packing with these forces."""
         potential, space = self._potential(params), Periodic(box)
         measured = measure(potential, space, positions, forces)
-        overflow = exceeds_half_box(potential, space, self.dimension)
+        overflow = all_pairs(potential, space, self.dimension).incomplete
         quality = -(
             params.target_weight * self._distance(measured.pressure, box, params)
             + params.residual_weight * measured.residual / (measured.residual + params.target_pressure)

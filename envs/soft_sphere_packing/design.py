@@ -37,12 +37,11 @@ from dmdenv.envs.soft_sphere_packing.diameters import (
     extreme_actions,
     side_of_box,
 )
-from dmdenv.envs.soft_sphere_packing.packing import TOO_LARGE, discs, exceeds_half_box
+from dmdenv.envs.soft_sphere_packing.packing import TOO_LARGE, all_pairs, discs
 from dmdenv.envs.soft_sphere_packing.parameters import PackingDesignParams, check_order, design_params
 from dmdenv.envs.soft_sphere_packing.properties import Property, measure_property
 from dmdenv.envs.soft_sphere_packing.starts import apply_random_symmetry, compressed_packings
 from dmdenv.minimizers import FIRE, minimize
-from dmdenv.neighbors import AllPairs
 from dmdenv.potentials import PairPotential
 from dmdenv.space import Periodic
 
@@ -160,7 +159,7 @@ class PackingDesign(Env[PackingDesignState, PackingDesignParams]):
         positions, converged = self.minimize(potential, state.start, params)
         found, solved = measure_property(self.target, potential, self._space, positions)
         distance = jnp.abs(found - state.target) / params.target_scale
-        overflow = exceeds_half_box(potential, self._space, self.dimension)
+        overflow = all_pairs(potential, self._space, self.dimension).incomplete
         state = state.replace(overflow=overflow, action=action, positions=positions, property=found)
         metrics = {"property": found, "distance": distance, "converged": converged & solved}
         reward = -distance / (1.0 + distance) / params.max_steps
@@ -194,7 +193,8 @@ class PackingDesign(Env[PackingDesignState, PackingDesignParams]):
         state = minimizer.init(fixed, space, start)
         found = minimize(minimizer, fixed, state, tolerance=params.force_tolerance, max_steps=self.relaxation_steps)
         x = found.state.positions
-        minimum = implicit.minimum(lambda x: potential.energy(space, x, AllPairs()), x, unsolved="frozen")
+        pairs = all_pairs(potential, space, self.dimension)
+        minimum = implicit.minimum(lambda x: potential.energy(space, x, pairs), x, unsolved="frozen")
         return jnp.where(found.converged, minimum, x), found.converged
 
     @property

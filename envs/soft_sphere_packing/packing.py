@@ -44,9 +44,9 @@ def solid_volume(diameters: jax.Array, dimension: int) -> jax.Array:
     return math.pi / (2 * dimension) * jnp.sum(diameters**dimension)
 
 
-def exceeds_half_box(potential: PairPotential, space: Periodic, dimension: int) -> jax.Array:
-    """bool []: the longest diameter exceeds half of the box, so that pairs have several images and some are missed."""
-    return potential.cutoff > space.largest_cutoff(dimension)
+def all_pairs(potential: PairPotential, space: Periodic, dimension: int) -> AllPairs:
+    """All pairs, `incomplete` where the longest diameter exceeds half of the box, so that pairs have several images."""
+    return AllPairs().flag_cutoff(potential.cutoff, space, dimension)
 
 
 class Measurement(NamedTuple):
@@ -69,10 +69,11 @@ def measure(potential: PairPotential, space: Periodic, positions: jax.Array, for
         positions: `[n, d]`, unit length.
         forces: at these positions, `[n, d]`, unit energy / length.
     """
+    pairs = all_pairs(potential, space, positions.shape[1])
     counts, held = count_contacts(potential, space, positions)
     return Measurement(
-        energy=potential.energy(space, positions, AllPairs()) / len(positions),
-        pressure=pressure(potential, space, positions, AllPairs()),
+        energy=potential.energy(space, positions, pairs) / len(positions),
+        pressure=pressure(potential, space, positions, pairs),
         residual=jnp.max(norm(forces)),
         contacts=jnp.sum(counts) / jnp.maximum(jnp.sum(held), 1),
     )
@@ -80,5 +81,6 @@ def measure(potential: PairPotential, space: Periodic, positions: jax.Array, for
 
 def count_contacts(potential: PairPotential, space: Periodic, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Contacts of each particle without those of rattlers, int `[n]`, and which are no rattlers, bool `[n]`."""
-    space, positions, diameter = jax.lax.stop_gradient((space, positions, potential.parameters["sigma"]))
-    return backbone_contacts(space, positions, AllPairs(), diameter=diameter)
+    potential, space, positions = jax.lax.stop_gradient((potential, space, positions))
+    pairs = all_pairs(potential, space, positions.shape[1])
+    return backbone_contacts(space, positions, pairs, diameter=potential.parameters["sigma"])

@@ -5,7 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from dmdenv.neighbors import AllPairs
+from dmdenv.envs.soft_sphere_packing.packing import all_pairs
 from dmdenv.potentials import PairPotential
 from dmdenv.quantities import elasticity, pressure
 from dmdenv.space import Periodic
@@ -27,7 +27,7 @@ def measure_property(
     Returns:
         `(value, solved)`: its value, `[]`; whether the linear systems behind it have been solved, bool `[]`.
     """
-    pairs = AllPairs()
+    pairs = all_pairs(potential, space, positions.shape[1])
     if name == "energy":
         return potential.energy(space, positions, pairs) / len(positions), jnp.asarray(True)
     if name == "pressure":

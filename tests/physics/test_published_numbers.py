@@ -115,6 +115,23 @@ def test_energy_and_pressure_of_the_hot_fluid_are_those_of_the_equation_of_state
     assert averages[1] < 0.006 and averages[3] < 0.03  # standard errors, so that the tolerance means something
 
 
+@pytest.mark.slow
+def test_energy_and_pressure_of_the_dense_gas_are_those_of_lammps():
+    """At temperature 2 and density 0.5 equations of state differ by more than a simulation errs.
+
+    Energies a particle: -3.1501 (Kolafa and Nezbeda 1994), -3.1449 (Johnson, Zollweg and Gubbins 1993), -3.1525 (Thol
+    et al. 2016), by teqp 0.23.2. LAMMPS, `lj/cut` with tail and `fix langevin`, standard error 0.001: -3.1463 with 500
+    particles and cutoff 2.5, -3.1460 with 500 and 3, -3.1483 with 4,000 and 3, -3.1495 with 4,000 and 5.
+    """
+    thermostat = Langevin(dt=0.005, temperature=2.0, friction=0.5)
+    u, u_error, p, p_error = fluid_averages(
+        thermostat, count=500, density=0.5, cutoff=3.0, equilibration=5000, steps=80_000
+    )
+    check("energy", u, u_error, -3.1460, 4 * math.hypot(u_error, 0.001))
+    check("pressure", p, p_error, 1.0708, 4 * math.hypot(p_error, 0.0033))
+    assert u_error < 0.003 and p_error < 0.01  # standard errors, so that the tolerance means something
+
+
 # --- bead-spring melts ------------------------------------------------------------------------------------------------
 
 
