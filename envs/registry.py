@@ -340,7 +340,7 @@ def check_class(cls: Any, name: str) -> "type[Env]":
     return cls
 
 
-def _reachable(cls: "type[Env]") -> "type[Env]":
+def _reachable(cls: Any) -> "type[Env]":
     """A class that is found by its name, whose fields hosts can pass on; raises ValueError for any other."""
     check_names(cls.__name__, (field.name for field in dataclasses.fields(cls) if field.init), KEPT_FROM_FIELDS)
     return cls

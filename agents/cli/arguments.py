@@ -60,6 +60,8 @@ def parse_params(defaults: Params, assignments: Sequence[str]) -> Params:
         with as_usage_error(f"--params {assignment}"):
             name, value = _parse_assignment(assignment)
             params = params.replace(**{name: value})
+            if shape := getattr(params, name).shape:
+                raise ValueError(f"{name} has shape {shape}; must be one number")
     return params
 
 

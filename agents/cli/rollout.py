@@ -43,6 +43,8 @@ def rollout(options: RolloutOptions) -> int:
     check_seed(options.seed)
     if options.film is not None and options.film.suffix != ".mp4":
         raise UsageError(f"--film {options.film}: must end in .mp4")
+    if options.film is not None and options.film.is_dir():
+        raise UsageError(f"--film {options.film}: is a folder; must be a file")
     with Interruption() as interruption:
         try:
             make = _untrained if options.policy in UNTRAINED else _trained

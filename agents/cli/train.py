@@ -173,14 +173,15 @@ def _report(run: Run, state: Any, options: TrainOptions, interruption: Interrupt
     summary = compare_policies(run, state, episodes=options.eval_episodes, interruption=interruption)
     with atomic_write(run.evaluation_path) as partial:
         partial.write_text(json.dumps(summary, indent=2) + "\n")
-    draw_learning_curve(
-        run.learning_curve_path,
-        rows,
-        title=f"{run.env.id} {run.env.task}, {run.agent_name}, seed {run.seed}",
-        steps_per_update=run.config.steps_per_update,
-        references=step_means(summary),
-        episodes=options.eval_episodes,
-    )
+    if rows:  # those that are damaged have been named, and left out
+        draw_learning_curve(
+            run.learning_curve_path,
+            rows,
+            title=f"{run.env.id} {run.env.task}, {run.agent_name}, seed {run.seed}",
+            steps_per_update=run.config.steps_per_update,
+            references=step_means(summary),
+            episodes=options.eval_episodes,
+        )
     print(f"\n{format_table(summary['policies'])}\n")
     print(f"return of {options.eval_episodes} episodes, metrics over the last {FINAL_STEPS} steps, ± standard error\n")
     if options.film:

@@ -124,8 +124,8 @@ def _draw_references(panel: Axes, values: Any, means: Mapping[str, float], color
 
 def _add_wall_time(panel: Axes, steps: Any, seconds: Any) -> None:
     """A second axis on top: the time that all updates up to there took."""
-    steps, seconds = np.append(0.0, steps), np.append(0.0, np.cumsum(np.nan_to_num(seconds)))
-    if seconds[-1] == 0:
+    steps, seconds = np.append(0.0, steps), np.append(0.0, np.cumsum(seconds))
+    if not seconds[-1] > 0:  # nor where one of them is unknown
         return
     unit, name = next((unit, name) for unit, name in TIME_UNITS if seconds[-1] >= 3 * unit or unit == 1.0)
     to_time: Any = functools.partial(np.interp, xp=steps, fp=seconds / unit)

@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import jax
+import jax.core
 
 from dmdenv._core.fields import Real
 from dmdenv.potentials.pair import PairPotential, Truncation, inverse, make_pair_potential
@@ -78,10 +79,13 @@ def tail_pressure(*, epsilon: float = 1.0, sigma: float = 1.0, cutoff: float, de
     return 16.0 / 3.0 * math.pi * epsilon * density**2 * sigma**3 * (2.0 / 3.0 * x**3 - x)
 
 
-def _checked_tail(epsilon: Any, sigma: Any, cutoff: Any, density: Any) -> tuple[float, float, float, float]:
+def _checked_tail(epsilon: Any, sigma: Any, cutoff: Any, density: Any) -> tuple[Any, Any, Any, Any]:
+    def checked(name: str, value: Any, rule: Real) -> Any:
+        return value if isinstance(value, jax.core.Tracer) else rule.convert(name, value)
+
     return (
-        Real().convert("epsilon", epsilon),
-        Real().convert("sigma", sigma),
-        Real(above=0).convert("cutoff", cutoff),
-        Real(at_least=0).convert("density", density),
+        checked("epsilon", epsilon, Real()),
+        checked("sigma", sigma, Real()),
+        checked("cutoff", cutoff, Real(above=0)),
+        checked("density", density, Real(at_least=0)),
     )

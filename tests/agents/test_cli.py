@@ -93,6 +93,10 @@ def test_list_shows_spaces_configuration_and_parameters(capsys):
         ("train best_action --env scale=-1", "--env scale=-1: BestAction.scale = -1; must be a finite number > 0"),
         ("train best_action --env label=3", "--env label=3: label = 3; must be a word, such as 'probe'"),
         ("train best_action --params target=2", "--params target=2: ProbeParams.target = 2; must be a finite number "),
+        (
+            "train best_action --params target=[.1,.2]",
+            "--params target=[.1,.2]: target has shape (2,); must be one number",
+        ),
         ("train best_action --params speed=2", "--params speed=2: ProbeParams has no field 'speed'; valid fields: "),
         ("train best_action --window 0", "--window 0: window = 0; must be an integer >= 1"),
         ("train best_action --hidden 4 0", "--hidden 4 0: hidden = (4, 0); must be a tuple of integers >= 1"),
@@ -198,6 +202,12 @@ def test_resume_refuses_other_settings_than_those_of_the_run(trained, capsys):
     ]:
         assert dmdenv("train", "--resume", path, *arguments.split()) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_folder_in_the_place_of_a_film_is_refused_at_once(tmp_path, capsys):
+    (tmp_path / "old.mp4").mkdir()
+    assert dmdenv("rollout", "best_action", "--film", tmp_path / "old.mp4") == 2
+    assert "old.mp4: is a folder; must be a file" in capsys.readouterr().err
 
 
 def test_rollout_of_a_run_makes_a_film(trained, capsys):

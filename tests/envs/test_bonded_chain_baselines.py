@@ -10,7 +10,6 @@ import pytest
 import dmdenv
 from dmdenv.agents.evaluate import run_episode
 from dmdenv.agents.policies import random_policy, zero_policy
-from marks import by_default
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -66,7 +65,8 @@ def test_informed_baselines_are_clearly_better(task, better, worse):
         assert ahead.mean() > 3 * ahead.std(ddof=1) / np.sqrt(len(ahead)), name
 
 
-@pytest.mark.parametrize("task", by_default(TASKS, "reach"))
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
 def test_no_policy_leaves_the_spaces_or_breaks_anything(task):
     for found, largest in run(task).values():
         assert np.max(largest) <= 1

@@ -34,7 +34,7 @@ def test_devices_may_hold_different_values(name):
 
 
 def test_several_axes_of_devices_may_differ():
-    mesh = jax.sharding.AbstractMesh((2, 2), ("a", "b"))
+    mesh = jax.sharding.AbstractMesh((2, 2), ("a", "b"), axis_types=2 * (jax.sharding.AxisType.Auto,))
 
     def function(x, y):
         total, seen = scan(lambda c, v: (c + v * y[0], c), 0.0, x)

@@ -71,6 +71,7 @@ def test_without_noise_the_error_falls_as_the_square_of_the_time_step():
     np.testing.assert_allclose(errors[0] / errors[1], 4.0, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_without_anisotropy_it_is_the_brownian_dynamics_of_the_core():
     """The same path without noise but for the order of the method; the same spread in a well."""
     dt, g, m = 1e-3, 2.0, 0.5
@@ -179,6 +180,7 @@ OPEN = np.concatenate([np.linspace(0.2, 1.6, 10), np.repeat(1.6, 10), np.linspac
 PHASES = 2 * np.pi * np.arange(20) / 20
 
 
+@pytest.mark.slow
 def test_a_scallop_does_not_swim_however_it_opens_and_closes():
     """One joint that opens fast and closes slowly; what is left goes as bonds stretch less (Purcell 1977)."""
     loose, stiff = (

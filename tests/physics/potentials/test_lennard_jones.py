@@ -106,6 +106,11 @@ def test_the_tail_is_the_integral_beyond_the_cutoff():
     np.testing.assert_allclose(tail_pressure(**options), pressure, rtol=1e-12)
 
 
+def test_tails_are_differentiable():
+    slope = jax.grad(lambda density: tail_energy(cutoff=2.5, density=density))(0.5)
+    np.testing.assert_allclose(slope, tail_energy(cutoff=2.5, density=1.0), rtol=1e-6)
+
+
 @pytest.mark.parametrize("tail", [tail_energy, tail_pressure])
 def test_what_has_no_tail_is_refused(tail):
     for name, value in (("cutoff", 0.0), ("cutoff", True), ("cutoff", [2.5]), ("density", -1.0), ("sigma", 1j)):

@@ -187,6 +187,7 @@ def test_lists_all_pairs_and_a_triclinic_cell_give_the_same_moduli():
     np.testing.assert_allclose(first.stiffness, second.stiffness, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_moduli_are_differentiable_at_fixed_positions():
     potential, side, r = packing()
     sigma = potential.parameters["sigma"].values

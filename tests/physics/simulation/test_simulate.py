@@ -153,9 +153,9 @@ def exact(step, steps, **changes):
     return simulate(step, scattered(listed=False, **changes), steps, **CHUNKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("step", "steps"),
-    [pytest.param(CLUMPING, 60, id="clump", marks=pytest.mark.slow), pytest.param(SHRINKING, 110, id="shrinking box")],
+    ("step", "steps"), [pytest.param(CLUMPING, 60, id="clump"), pytest.param(SHRINKING, 110, id="shrinking box")]
 )
 @pytest.mark.usefixtures("through_cells")
 def test_a_list_that_overflows_grows_and_no_pair_is_lost(step, steps, capsys):
