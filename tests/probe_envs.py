@@ -80,7 +80,7 @@ class BestAction(Probe[CueState, ProbeParams]):
 
     def baselines(self, params: ProbeParams | None = None) -> dict[str, Baseline]:
         params = self.default_params if params is None else params
-        return {"best": lambda key, observation: params.target[None]}
+        return {"best": lambda key, observation: jnp.broadcast_to(params.target, self.action_shape)}
 
     def observe(self, state: CueState, params: ProbeParams) -> jax.Array:
         return jnp.zeros(1)

@@ -129,10 +129,8 @@ class IntegratorState(Replaceable):
         self, potential: Potential, space: Space, positions: jax.Array, images: jax.Array, lost: dict[str, jax.Array]
     ) -> Self:
         """The state at positions in any copy of the cell, wrapped, with what rounding takes, neighbours and forces."""
-        moved = space.images(positions)
-        offset = space.offset(moved).astype(positions.dtype)
-        wrapped = positions - offset
-        lost = {**lost, "positions": lost["positions"] + jax.lax.stop_gradient(positions - (wrapped + offset))}
+        moved, wrapped, rounding = space.split(positions)
+        lost = {**lost, "positions": lost["positions"] + rounding}
         pairs, forces = _interact(potential, space, wrapped, self.pairs)
         return self.replace(
             space=space, positions=wrapped, images=images + moved, lost=lost, pairs=pairs, forces=forces

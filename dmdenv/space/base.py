@@ -34,8 +34,13 @@ class Space(Declared, abc.ABC):
         """The images of positions `[..., d]` that stand for all."""
 
     @abc.abstractmethod
-    def images(self, positions: jax.Array) -> jax.Array:
-        """In which copy of the cell positions `[..., d]` are, in units of its edges, int32 `[..., d]`."""
+    def split(self, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Positions `[..., d]` as a copy of the cell and a place in it: `r = offset(images) + wrapped + rounding`.
+
+        Returns:
+            `(images, wrapped, rounding)`: int32 `[..., d]`, in units of the edges; `[..., d]`, unit length, in the cell
+            but for rounding; `[..., d]`, unit length, what rounding takes from the sum, without a derivative.
+        """
 
     @abc.abstractmethod
     def offset(self, images: jax.Array) -> jax.Array:

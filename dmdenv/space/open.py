@@ -24,9 +24,9 @@ class OpenSpace(Space, abc.ABC):
         """The positions themselves."""
         return positions
 
-    def images(self, positions: jax.Array) -> jax.Array:
-        """Zeros."""
-        return jnp.zeros(positions.shape, jnp.int32)
+    def split(self, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Zeros, the positions themselves, and zeros."""
+        return jnp.zeros(positions.shape, jnp.int32), positions, jnp.zeros_like(positions)
 
     def offset(self, images: jax.Array) -> jax.Array:
         """Zeros."""

@@ -28,9 +28,15 @@ class PeriodicSpace(Space, abc.ABC):
         """Positions moved by a displacement, both `[..., d]`, and wrapped into the cell."""
         return self.wrap(positions + displacement)
 
-    def images(self, positions: jax.Array) -> jax.Array:
-        whole = self.fractional(jax.lax.stop_gradient(positions - self.wrap(positions)))
-        return jnp.round(whole).astype(jnp.int32)
+    def split(self, positions: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        images = self._images(jax.lax.stop_gradient(positions))
+        offset = self.offset(images).astype(positions.dtype)
+        wrapped = positions - offset
+        return images, wrapped, jax.lax.stop_gradient(positions - (wrapped + offset))
+
+    def _images(self, positions: jax.Array) -> jax.Array:
+        """In which copy of the cell positions `[..., d]` are, int32 `[..., d]`."""
+        return jnp.round(self.fractional(positions - self.wrap(positions))).astype(jnp.int32)
 
     def offset(self, images: jax.Array) -> jax.Array:
         return self.from_fractional(images.astype(self.cell_vectors(images.shape[-1]).dtype))
@@ -92,6 +98,11 @@ class Periodic(PeriodicSpace):
         wrapped = positions - box * jnp.floor(positions / box)
         wrapped = jnp.where(wrapped < 0, wrapped + box, wrapped)  # r / L has rounded up to a whole number
         return jnp.where(wrapped < box, wrapped, wrapped - box)  # a tiny negative number rounds up to L itself
+
+    def _images(self, positions: jax.Array) -> jax.Array:
+        box = over(self.heights(positions.shape[-1]), positions)
+        images = jnp.floor(positions / box)
+        return (images + (positions - box * images >= box)).astype(jnp.int32)  # a tiny negative number rounds up to L
 
     def largest_cutoff(self, dimension: int) -> jax.Array:
         """Half the shortest side: up to it a pair has one image only, float []."""

@@ -110,7 +110,7 @@ class LJAnneal(LJFluid[AnnealState, AnnealParams]):
         def step(motion, temperature):
             return langevin(params, temperature).step(potential, motion), None
 
-        motion, _ = scan(step, state.motion.reseed(key), ramp)
+        motion, _ = scan(step, self.resume(key, state, params), ramp)
         new = self.with_motion(state, motion, params).replace(bath=ramp[-1], **measure(motion, params))
         last = state.time + 1 >= params.max_steps
         gain = new.order - state.order

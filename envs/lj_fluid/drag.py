@@ -108,8 +108,9 @@ class LJDrag(LJFluid[DragState, DragParams]):
         fluid, bath = interaction(params), langevin(params, params.temperature)
         k = params.stiffness * params.stiffness_range ** action[1]
         jump = params.speed * action[0] * params.dt * jnp.array([1.0, 0.0])
-        motion = state.motion.reseed(key)
-        motion, work = exchange(motion, self._trap(state.trap, state.stiffness), self._trap(state.trap, k))
+        motion = self.resume(key, state, params)
+        center = state.motion.space.follow(state.trap[None, :], motion.space)[0][0]
+        motion, work = exchange(motion, self._trap(center, state.stiffness), self._trap(center, k))
 
         def step(carry, _):
             motion, center, work = carry
@@ -117,7 +118,7 @@ class LJDrag(LJFluid[DragState, DragParams]):
             motion, more = exchange(motion, self._trap(center, k), trap)
             return (bath.step(fluid + trap, motion), center + jump, work + more), None
 
-        (motion, center, work), _ = scan(step, (motion, state.trap, work), None, length=self.substeps)
+        (motion, center, work), _ = scan(step, (motion, center, work), None, length=self.substeps)
         travelled = state.travelled + self.substeps * jump[0]
 
         last = state.time + 1 >= params.max_steps

@@ -37,8 +37,8 @@ from dmdenv.space import Periodic
 class FluidState(State):
     """Particles in motion.
 
-    The forces at the beginning of a step are those at the end of the one before, and the box is that of the reset. So
-    parameters that change between two steps act from the first new positions on, and the density at the next reset.
+    The forces at the beginning of a step are those at the end of the one before. So parameters that change between two
+    steps act from the first new positions on; only the box follows the density at once, and the particles the box.
     """
 
     motion: StochasticState  # positions, velocities and forces [n, 2]; box, neighbours, bath_energy since the reset
@@ -128,6 +128,12 @@ class LJFluid(Env[S, P], Generic[S, P]):
             return self.particles, float(params.density), float(params.temperature), float(params.cutoff)
 
     # --- a step ---------------------------------------------------------------------------------------------------
+
+    def resume(self, key: jax.Array, state: S, params: P) -> StochasticState:
+        """The motion at the start of a step: with fresh noise, and in the box of the parameters."""
+        old, new = state.motion, self.space(params)
+        positions, _ = old.space.follow(old.positions, new)
+        return old.reseed(key).replace(space=new, positions=positions, forces=old.forces)
 
     def with_motion(self, state: S, motion: StochasticState, params: P) -> S:
         """The state after `substeps` time steps, which led to `motion`."""

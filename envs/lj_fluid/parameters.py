@@ -9,7 +9,7 @@ from dmdenv.envs.base import Params, parameter
 
 
 class FluidParams(Params):
-    """Parameters of the fluid and its bath. `density` acts at the reset, all others at every step."""
+    """Parameters of the fluid and its bath."""
 
     max_steps: jax.Array = parameter(default=128, unit="steps", doc="length of an episode", low=1)
     dt: jax.Array = parameter(default=0.01, unit="time", doc="time step of the dynamics", low=1e-6, high=0.02)

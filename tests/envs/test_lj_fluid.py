@@ -274,7 +274,7 @@ def test_work_obeys_jarzynskis_relation():
 def check_gradient(env, steps):
     """Of a return, with respect to actions, the initial motion and every parameter but the number of steps.
 
-    The parameters count twice, at the reset and in the steps; the density acts at the reset only.
+    The parameters count twice, at the reset and in the steps.
     """
     params = env.default_params.replace(max_steps=steps)
     names = [name for name in vars(params) if name != "max_steps"]
@@ -303,7 +303,7 @@ def check_gradient(env, steps):
     _, gradient = total(point)
     assert np.all(gradient["actions"]) and np.any(gradient["kick"]) and np.any(gradient["shift"])
     by_reset, by_step = (dict(zip(names, leaf, strict=True)) for leaf in gradient["params"])
-    assert float(by_reset["density"]) != 0 and float(by_step["density"]) == 0
+    assert float(by_reset["density"]) != 0 and float(by_step["density"]) != 0
     assert np.count_nonzero(gradient["params"][1]) > len(names) / 2
     for seed in range(3):
         leaves, structure = jax.tree.flatten(point)
@@ -347,6 +347,23 @@ def test_lists_and_all_pairs_give_the_same_steps(task):
     jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-8), *ends)
 
 
+@pytest.mark.parametrize("pairs", ["all", "list"])
+def test_the_box_follows_the_density_and_the_particles_the_box(pairs):
+    """Between two steps; in `drag` so does the trap, and the forces after the step are those in the new box."""
+    env = small("drag", pairs=pairs)
+    _, state = env.reset(jax.random.key(0))
+    params = env.default_params.replace(density=0.8, dt=1e-6, speed=1e-6, temperature=1e-3)
+    _, new, *_ = jax.jit(env.step_env)(jax.random.key(1), state, jnp.zeros(2), params)
+    stretch = float(jnp.sqrt(env.default_params.density / 0.8))
+    assert_allclose(new.box, stretch * state.box, rtol=1e-12)
+    assert_allclose(new.motion.unwrapped, stretch * state.positions, atol=1e-3)
+    assert_allclose(new.offset, stretch * state.offset, atol=1e-3)
+    held = PerParticle(jnp.where(jnp.arange(env.particles) == 0, new.stiffness, 0.0))
+    potential = interaction(params) + harmonic_trap(stiffness=held, center=new.trap)
+    assert_allclose(new.motion.forces, potential.forces(new.motion.space, new.positions, AllPairs()), atol=1e-9)
+    assert not bool(new.overflow)
+
+
 @pytest.mark.slow
 def test_a_list_that_is_too_small_is_flagged_and_grows():
     """The flag sticks to a state whose forces lacked pairs; a new episode in the larger environment is right."""
@@ -367,7 +384,8 @@ def test_a_list_that_is_too_small_is_flagged_and_grows():
 @pytest.mark.slow
 def test_a_state_goes_on_with_a_larger_list():
     env = small("drag", pairs="list", slack=1.0)
-    _, state = env.reset(jax.random.key(0))
+    resets = (env.reset(key)[1] for key in keys(0))
+    state = next(state for state in resets if not state.overflow)
     larger = env.enlarged()
     grown = larger.with_capacity(state)
     assert not bool(grown.overflow)

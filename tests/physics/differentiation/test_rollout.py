@@ -123,7 +123,7 @@ def test_the_gradient_of_a_trajectory_equals_finite_differences(pairs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("memory", "levels"), [(180e3, 1), (90e3, 2)])
+@pytest.mark.parametrize(("memory", "levels"), [(180e3, 1), (100e3, 2)])
 def test_checkpoints_change_the_memory_and_no_gradient(memory, levels, pairs):
     size, residuals = bytes_of(*liquid(1.0, BOX, pairs))
     assert len(segments(STEPS, size, residuals, memory, every=EVERY)) == levels
