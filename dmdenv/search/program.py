@@ -1,0 +1,132 @@
+"""The compiled part of a search: all starts side by side, with K random keys that they share in each update."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.tree_util import Partial
+
+from dmdenv._core.pytree import Replaceable, pytree, static
+from dmdenv.search.domain import Domain, Tree
+from dmdenv.search.methods import Method
+
+PATIENCE = 3  # updates in a row in which a start learns nothing, before it begins anew
+
+
+@pytree
+class Search(Replaceable):
+    """What an update depends on beside the state."""
+
+    objective: Partial
+    method: Method
+    domain: Domain
+    key: jax.Array
+    keys_per_update: int = static()
+
+
+@pytree
+class Start(Replaceable):
+    """One of the starts; all of them with leaves `[starts, ...]`."""
+
+    method: Any  # the state of the method
+    best: Tree  # u of the best point so far
+    best_value: jax.Array  # float [], infinite before there is one
+    failures: jax.Array  # int32 [], updates in a row in which nothing was learnt
+    nonfinite: jax.Array  # int32 []
+    restarts: jax.Array  # int32 []
+
+
+@pytree
+class SearchState(Replaceable):
+    """Everything that evolves during a search."""
+
+    starts: Start
+    history: jax.Array  # float [updates, starts], the least value of each update; NaN where there is none (yet)
+    updates: jax.Array  # int32 [], done so far
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def init(search: Search, starts: int, updates: int) -> SearchState:
+    """The state before the first update."""
+    draw_key, key = jax.random.split(jax.random.fold_in(search.key, updates))
+    u = search.domain.draw(draw_key, starts, stratified=True)
+    u = jax.tree.map(lambda all_, one: all_.at[0].set(one), u, search.domain.center)
+    value = jax.eval_shape(functools.partial(_mean, search), jax.random.split(key), search.domain.center)
+    none = jnp.zeros(starts, jnp.int32)
+    return SearchState(
+        starts=Start(
+            method=jax.vmap(functools.partial(search.method.init, search.domain))(jax.random.split(key, starts), u),
+            best=u,
+            best_value=jnp.full(starts, jnp.inf, value.dtype),
+            failures=none,
+            nonfinite=none,
+            restarts=none,
+        ),
+        history=jnp.full((updates, starts), jnp.nan, value.dtype),
+        updates=jnp.int32(0),
+    )
+
+
+@jax.jit
+def advance(search: Search, state: SearchState, count: jax.Array) -> SearchState:
+    """The state some updates later; their number is dynamic, so that any two calls share compiled code."""
+    return lax.fori_loop(0, count, lambda _, state: _update(search, state), state)
+
+
+def _update(search: Search, state: SearchState) -> SearchState:
+    """One update of all starts."""
+    objective_key, key = jax.random.split(jax.random.fold_in(search.key, state.updates))
+    objective = functools.partial(_mean, search, jax.random.split(objective_key, search.keys_per_update))
+
+    def update_one(key: jax.Array, start: Start) -> tuple[Start, jax.Array]:
+        update_key, draw_key, init_key = jax.random.split(key, 3)
+        following, found = search.method.update(objective, search.domain, update_key, start.method)
+        better = found.value < start.best_value
+        failures = jnp.where(found.failed, start.failures + 1, 0)
+        anew = (failures >= PATIENCE) | found.spent
+        u = jax.tree.map(lambda leaf: leaf[0], search.domain.draw(draw_key, 1))
+        fresh = search.method.init(search.domain, init_key, u)
+        start = Start(
+            method=_where(anew, fresh, following),
+            best=_where(better, found.point, start.best),
+            best_value=jnp.where(better, found.value, start.best_value),
+            failures=jnp.where(anew, 0, failures),
+            nonfinite=start.nonfinite + found.nonfinite,
+            restarts=start.restarts + anew,
+        )
+        return start, jnp.where(jnp.isfinite(found.value), found.value, jnp.nan)
+
+    keys = jax.random.split(key, len(state.starts.best_value))
+    starts, values = jax.vmap(update_one)(keys, state.starts)
+    history = state.history.at[state.updates].set(values)
+    return SearchState(starts=starts, history=history, updates=state.updates + 1)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def compare(search: Search, state: SearchState, final_keys: int) -> tuple[Tree, jax.Array]:
+    """The better of the best point and the method's estimate, by start: parameters `[starts, ...]`, values `[starts]`.
+
+    Where neither is finite with the new keys, it is the best point with its value in the search.
+    """
+    key = jax.random.fold_in(search.key, len(state.history) + 1)
+    objective = jax.vmap(functools.partial(_mean, search, jax.random.split(key, final_keys)))
+    best = state.starts.best
+    estimate = jax.vmap(search.method.estimate)(state.starts.method, best)
+    value, other = objective(best), objective(estimate)
+    value = jnp.where(jnp.isfinite(value), value, jnp.inf)
+    better = other < value
+    points = jax.vmap(_where)(better, estimate, best)
+    values = jnp.where(better, other, value)
+    values = jnp.where(jnp.isfinite(values), values, state.starts.best_value)
+    return jax.vmap(search.domain.params)(points), jnp.where(jnp.isfinite(values), values, jnp.nan)
+
+
+def _mean(search: Search, keys: jax.Array, u: Tree) -> jax.Array:
+    """The objective at a point, averaged over keys."""
+    return jnp.mean(jax.vmap(search.objective, (None, 0))(search.domain.params(u), keys))
+
+
+def _where(condition: jax.Array, one: Any, other: Any) -> Any:
+    return jax.tree.map(functools.partial(jnp.where, condition), one, other)
