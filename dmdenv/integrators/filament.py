@@ -34,6 +34,7 @@ import jax
 import jax.numpy as jnp
 
 from dmdenv._core.fields import Scalar, number
+from dmdenv._core.materialize import materialize
 from dmdenv._core.pytree import pytree
 from dmdenv.integrators.base import Integrator, begin_noise
 from dmdenv.integrators.state import StochasticState
@@ -82,13 +83,14 @@ class Filament(Integrator[StochasticState]):
         R = jax.random.normal(draw, state.positions.shape, state.positions.dtype)
         t, drag = tangents(state.space, state.positions), state.masses[:, None] * self.friction
         spread = root(2.0 * self.temperature / self.dt)
-        f = spread * jnp.sqrt(drag) * along_and_across(t, R, 1.0, jnp.sqrt(self.anisotropy))
+        # stored, as the displacement is: each of the loops that XLA makes of their uses would compute them again
+        f = materialize(spread * jnp.sqrt(drag) * along_and_across(t, R, 1.0, jnp.sqrt(self.anisotropy)))
 
         def velocities(t: jax.Array, forces: jax.Array) -> jax.Array:
             return along_and_across(t, forces + f, 1.0, 1.0 / self.anisotropy) / drag
 
         middle = state.move(potential, 0.5 * self.dt * velocities(t, state.forces))
-        displacement = self.dt * velocities(tangents(state.space, middle.positions), middle.forces)
+        displacement = materialize(self.dt * velocities(tangents(state.space, middle.positions), middle.forces))
         heat = -jnp.sum(middle.forces * displacement)
         state = state.replace(pairs=middle.pairs).move(potential, displacement)
         return state.replace(key=key).add(time=self.dt, bath_energy=heat)

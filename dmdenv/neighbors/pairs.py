@@ -78,9 +78,8 @@ class Pairs(Replaceable, abc.ABC):
         """
         dimension = positions.shape[1]
         self.check_cutoff(name, cutoff, space, dimension, endless=endless)
-        with jax.ensure_compile_time_eval():
-            limit = self.largest_cutoff(space, dimension)
-        if not any(isinstance(number, jax.core.Tracer) for number in (cutoff, limit)):
+        limit = _known(lambda: self.largest_cutoff(space, dimension))
+        if not isinstance(limit, jax.core.Tracer) and (np.isinf(limit) or not isinstance(cutoff, jax.core.Tracer)):
             return positions
         beyond = exceeds(cutoff, limit) & ~self.incomplete
         if endless:
@@ -114,7 +113,10 @@ class AllPairs(Pairs):
         return self
 
     def flag_cutoff(self, cutoff: jax.Array, space: Space, dimension: int) -> Self:
-        beyond = exceeds(cutoff, space.largest_cutoff(dimension)) & jnp.isfinite(cutoff)
+        limit = _known(lambda: space.largest_cutoff(dimension))
+        if not isinstance(limit, jax.core.Tracer) and np.isinf(limit):
+            return self  # nothing exceeds it
+        beyond = exceeds(cutoff, limit) & jnp.isfinite(cutoff)
         return self.replace(overflow=self.incomplete | beyond)
 
     def in_space(self, change: Callable[[Space], Space]) -> Self:
@@ -135,12 +137,17 @@ class AllPairs(Pairs):
 
 def beyond_limit(cutoff: jax.Array | float, limit: Callable[[], jax.Array]) -> tuple[float, float] | None:
     """Cutoff and limit, where both are concrete and the first exceeds the second by more than rounding."""
-    with jax.ensure_compile_time_eval():  # what is known outside of jit is known inside
-        known = limit()
+    known = _known(limit)
     if isinstance(cutoff, jax.core.Tracer) or isinstance(known, jax.core.Tracer):
         return None
     longest, shortest = np.max(np.asarray(cutoff)), np.min(np.asarray(known))
     return (float(longest), float(shortest)) if exceeds(longest, shortest, jnp.result_type(cutoff, known)) else None
+
+
+def _known(limit: Callable[[], jax.Array]) -> jax.Array:
+    """A limit that is concrete inside of compiled code too, if all it depends on is."""
+    with jax.ensure_compile_time_eval():
+        return limit()
 
 
 def exceeds(cutoff: Any, limit: Any, dtype: DTypeLike | None = None) -> Any:

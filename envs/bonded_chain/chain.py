@@ -23,9 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmdenv._core.control_flow import scan
+from dmdenv._core.materialize import materialize
 from dmdenv.envs.bonded_chain.parameters import ChainFoldParams, ChainReachParams, JointedChainParams
 from dmdenv.integrators import Integrator, StochasticState
-from dmdenv.neighbors import AllPairs
 from dmdenv.potentials import (
     Bonded,
     PerParticle,
@@ -100,16 +100,22 @@ def bend(
 ) -> tuple[StochasticState, jax.Array]:
     """Let the rest angles of a jointed chain jump from old to new ones, `[n - 2]`, unit radian.
 
-    No other term of the energy changes, so that the forces in `motion`, which belong to the old rest angles, are
-    corrected by the difference of the joints' forces instead of being summed anew.
+    No other term of the energy changes, and the forces in `motion` belong to the old rest angles, so that one function
+    of the joints gives both the work and what the forces lack:
+
+        U_new - U_old = sum_j k_j ((cos old_j - cos new_j) cos phi_j + (sin old_j - sin new_j) sin phi_j)
 
     Returns:
         `(motion, work)`: with the forces of the new rest angles; `U(r; new) - U(r; old)`, `[]`, unit energy.
     """
+    k = params.joint_stiffness
+    # stored: otherwise each of the loops into which XLA fuses them computes them again
+    a, b = materialize((k * (jnp.cos(old) - jnp.cos(new)), k * (jnp.sin(old) - jnp.sin(new))))
+    jointed = joints(params, new)
 
     def work(positions: jax.Array) -> jax.Array:
-        at = Free(), positions, AllPairs()
-        return joints(params, new).energy(*at) - joints(params, old).energy(*at)
+        cos, sin = jointed.coordinates(Free(), positions)
+        return jnp.sum(a * cos + b * sin)
 
     done, gradient = jax.value_and_grad(work)(motion.positions)
     return motion.replace(forces=motion.forces - gradient), done
