@@ -169,8 +169,11 @@ def make_pair_potential(
     ends = jnp.asarray(cutoff) if endless else as_parameter("cutoff", cutoff, above=0.0)
     begins = None if onset is None else as_parameter("onset", onset)
     known = not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((begins, ends)))
-    if begins is not None and known and not 0 <= float(largest(begins)) < float(largest(ends)):
-        raise ValueError(f"onset = {onset!r}; must be >= 0 and below the cutoff, {cutoff!r}")
+    if begins is not None and known:
+        with jax.ensure_compile_time_eval():  # what is known outside of jit is known inside
+            onset_fits = 0 <= float(largest(begins)) < float(largest(ends))
+        if not onset_fits:
+            raise ValueError(f"onset = {onset!r}; must be >= 0 and below the cutoff, {cutoff!r}")
     own = {
         name: as_parameter(name, value, above=0.0 if name == cutoff_unit else -math.inf)
         for name, value in parameters.items()

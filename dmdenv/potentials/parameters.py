@@ -63,10 +63,16 @@ class BySpecies(PairParameter):
 
     @property
     def features(self) -> Any:
-        """Few species one-hot, `[n, k]`: a small product vectorises where a look-up in a table would not."""
-        if len(self.matrix) > _FEW_SPECIES:
-            return _entries(self.matrix, self.species)
-        return jax.nn.one_hot(self.species, len(self.matrix), dtype=self.matrix.dtype)
+        """Few species one-hot, `[n, k]`: a small product vectorises where a look-up in a table would not.
+
+        A traced species without a row in the matrix has parameters of NaN.
+        """
+        k = len(self.matrix)
+        known = (self.species >= 0) & (self.species < k)
+        if k > _FEW_SPECIES:
+            return _entries(self.matrix, jnp.where(known, self.species, k))
+        one_hot = jax.nn.one_hot(self.species, k, dtype=self.matrix.dtype)
+        return jnp.where(known[:, None], one_hot, jnp.nan)
 
     def of_pair(self, a: Any, b: Any) -> jax.Array:
         if len(self.matrix) > _FEW_SPECIES:
@@ -209,7 +215,7 @@ def _entry(matrix: jax.Array, a: dict[str, jax.Array], b: dict[str, jax.Array]) 
 
 @jax.custom_jvp
 def _look_up(matrix: jax.Array, i: jax.Array, j: jax.Array, row_i: jax.Array, row_j: jax.Array) -> jax.Array:
-    return 0.5 * (matrix[i, j] + matrix[j, i])
+    return 0.5 * sum(matrix.at[ij].get(mode="fill", fill_value=jnp.nan) for ij in ((i, j), (j, i)))
 
 
 @_look_up.defjvp
@@ -223,7 +229,8 @@ def _checked_matrix(name: str, matrix: jax.Array) -> jax.Array:
     """The matrix in the default precision, refused unless it is symmetric."""
     found = Number(axes=None).convert(name, matrix)
     square = found.ndim == 2 and found.shape[0] == found.shape[1]
-    if not square or not (isinstance(found, jax.core.Tracer) or np.allclose(found, found.T)):
+    symmetric = square and (isinstance(found, jax.core.Tracer) or np.allclose(np.asarray(found), np.asarray(found).T))
+    if not symmetric:
         raise ValueError(f"{name} = {shown(matrix)}; must be a symmetric matrix [k, k]")
     return found
 

@@ -312,6 +312,30 @@ def test_the_cutoff_follows_the_diameter_when_that_changes():
     np.testing.assert_allclose(energy, [4 * ((0.8 / 1.99) ** 12 - (0.8 / 1.99) ** 6), 0], rtol=1e-13)
 
 
+@pytest.mark.parametrize("kinds", [2, 4])  # one-hot, and from a table
+def test_a_traced_species_without_a_row_gives_nan(kinds):
+    r, matrix = jnp.linspace(0, 1, 6).reshape(3, 2), jnp.ones((kinds, kinds))
+
+    @jax.jit
+    def energy(species):
+        return soft_sphere(sigma=BySpecies(matrix, species)).energy(Free(), r, AllPairs())
+
+    assert np.isfinite(energy(jnp.array([0, 1, kinds - 1])))
+    assert np.isnan(energy(jnp.array([0, 1, kinds]))) and np.isnan(energy(jnp.array([0, -1, 1])))
+
+
+def test_mixtures_are_made_inside_of_compiled_code_as_outside():
+    matrix, species = jnp.array([[1.0, 0.8], [0.8, 0.9]]), jnp.array([0, 1])
+
+    def energy(r):
+        ends = BySpecies(2.5 * matrix, species), BySpecies(2.0 * np.asarray(matrix), species)
+        mixture = lennard_jones(sigma=BySpecies(matrix, species), cutoff=ends[0], onset=ends[1], truncation="switched")
+        return mixture.energy(Free(), r, AllPairs())
+
+    r = jnp.array([[0.0, 0.0], [1.7, 0.0]])
+    np.testing.assert_allclose(jax.jit(energy)(r), energy(r), rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
