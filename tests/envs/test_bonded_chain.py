@@ -39,7 +39,6 @@ from systems import central_difference
 pytestmark = pytest.mark.usefixtures("x64")
 
 TASKS = ("reach", "swim", "fold")
-every_task = pytest.mark.parametrize("task", TASKS)
 # their pools need not be prepared: states are made by hand
 ENVS = {
     "reach": ChainReach(beads=5, substeps=12),
@@ -110,7 +109,7 @@ def own_potential(task, env, state, action, p):
     return own
 
 
-@every_task
+@pytest.mark.parametrize("task", by_default(TASKS, "reach", "fold"))
 def test_a_step_is_that_of_the_cores_integrator_in_the_cores_potentials(task):
     """Also where it begins with the forces of the step before, of other rest angles or another field."""
     env, state = ENVS[task], started(task)

@@ -14,6 +14,7 @@ from dmdenv.envs.flocking.parameters import BoidParams
 from dmdenv.neighbors import AllPairs
 from dmdenv.space import Free
 from flock_checks import KEY, make, measured, notebook_flock
+from marks import by_default
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -48,7 +49,9 @@ def notebook_step(state, params):
     }
 
 
-@pytest.mark.parametrize(("pairs", "seed"), [("all", 0), ("all", 1), ("list", 0), ("list", 1)])
+@pytest.mark.parametrize(
+    ("pairs", "seed"), by_default([("all", 0), ("all", 1), ("list", 0), ("list", 1)], ("all", 0), ("all", 1))
+)
 def test_a_step_follows_the_energies_of_jax_mds_notebook(pairs, seed):
     """The notebook's simulation (200 boids, 5 obstacles, a predator; crowded here) is one configuration of ours."""
     env, params = notebook_flock(pairs)

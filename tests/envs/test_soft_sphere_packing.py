@@ -83,6 +83,7 @@ def compressed():
     return score(dmdenv.make_env(ID, particles=32), 12)
 
 
+@pytest.mark.slow
 def test_discs_jam_near_a_packing_fraction_of_084_with_four_contacts():
     """At the low target pressure a packing is just above its own jamming; the band is that of protocols and sizes."""
     end = compressed()["feedback"]

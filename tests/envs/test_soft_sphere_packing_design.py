@@ -81,6 +81,7 @@ def test_feedback_and_search_find_better_diameters_than_the_middle_and_chance(ta
     assert returns["gradient"] > returns["feedback"]
 
 
+@pytest.mark.slow
 def test_feedback_comes_nearer_to_the_target_than_the_middle():
     env, reset, step = compiled()
     params = env.default_params

@@ -166,6 +166,7 @@ def packing():
         return found.state
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_packing_of_55_discs_equals_finite_differences(packing):
     """Each minimised again to machine precision, from the minimum."""
     by_ratio, by_box = jacobians(1.4, BOX, packing.positions)
@@ -309,7 +310,8 @@ def test_a_solve_that_does_not_converge_is_never_taken_for_an_answer(packing):
 # --- box --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("box", ["isotropic", pytest.param("cell", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("box", ["isotropic", "cell"])
 def test_a_crystal_at_a_pressure_has_the_lattice_constant_of_the_closed_form(box):
     """A square lattice of springs of length l: a particle has 2 of them and the area a^2.
 

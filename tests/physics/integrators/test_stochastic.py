@@ -8,6 +8,7 @@ import scipy.stats
 
 from dmdenv.integrators import Brownian, Bussi, Langevin, maxwell_boltzmann
 from dmdenv.space import Free
+from marks import by_default
 from systems import INTEGRATORS, Well, conserved, run, run_long, smooth_lennard_jones, started
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -67,7 +68,7 @@ def test_brownian_is_exact_in_a_harmonic_well():
     np.testing.assert_allclose(np.mean(xx[20:]), T / k, rtol=0.01)
 
 
-@pytest.mark.parametrize("name", ["langevin", "bussi"])
+@pytest.mark.parametrize("name", by_default(["langevin", "bussi"], "langevin"))
 def test_the_energy_less_the_heat_is_conserved_to_the_order_of_the_time_step(name):
     """Over the same time with a step of a quarter: the error of second order falls 16 times, if noise helps not."""
 
@@ -95,6 +96,7 @@ def test_the_heat_of_brownian_particles_is_exact_where_forces_are_linear():
 # --- stochastic velocity rescaling ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bussi_draws_the_kinetic_energy_from_the_gamma_distribution():
     """K of N degrees of freedom is gamma distributed with shape N / 2 and scale T, for odd N and even."""
     T, systems = 0.7, 4000

@@ -267,6 +267,7 @@ def test_the_generalised_force_is_the_derivative_of_the_enthalpy(box):
     np.testing.assert_allclose(-slope, force, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_number_of_steps_does_not_depend_on_the_size():
     """Strains and positions are commensurate: eight times the atoms need about as many steps."""
     steps = []
