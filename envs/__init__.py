@@ -14,18 +14,21 @@ if TYPE_CHECKING:
     from dmdenv._core.fields import choice, real, whole
     from dmdenv.envs.base import CapacityExceeded, Env, Params, State, Transition, derived, parameter
     from dmdenv.envs.checking import ContractError, check_env
+    from dmdenv.envs.gradients import GradReport, grad_report
     from dmdenv.envs.registry import make_env, register, registered_envs, registered_tasks
 
 __all__ = [
     "CapacityExceeded",
     "ContractError",
     "Env",
+    "GradReport",
     "Params",
     "State",
     "Transition",
     "check_env",
     "choice",
     "derived",
+    "grad_report",
     "make_env",
     "parameter",
     "real",
@@ -39,6 +42,7 @@ _MODULES = {
     "dmdenv._core.fields": ("choice", "real", "whole"),
     "dmdenv.envs.base": ("CapacityExceeded", "Env", "Params", "State", "Transition", "derived", "parameter"),
     "dmdenv.envs.checking": ("ContractError", "check_env"),
+    "dmdenv.envs.gradients": ("GradReport", "grad_report"),
     "dmdenv.envs.registry": ("make_env", "register", "registered_envs", "registered_tasks"),
 }
 

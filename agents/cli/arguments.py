@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+from dmdenv._core.fields import field_values
 from dmdenv.agents.cli.errors import UsageError, as_usage_error
 from dmdenv.envs.base import Env, Params
 from dmdenv.envs.registry import configured, entry_of, env_class, make_env
@@ -22,7 +23,12 @@ def parse_env_id(typed: str | None) -> str | None:
 
 
 def parse_env(id: str, assignments: Sequence[str], *, base: dict[str, Any] | None = None) -> Env:
-    """The environment of `ENV --env KEY=VALUE ...`.
+    """The environment of `ENV --env KEY=VALUE ...`, prepared; as `configure_env` otherwise."""
+    return prepare_env(configure_env(id, assignments, base=base))
+
+
+def configure_env(id: str, assignments: Sequence[str], *, base: dict[str, Any] | None = None) -> Env:
+    """The environment of `ENV --env KEY=VALUE ...`, not yet prepared: nothing is compiled.
 
     Args:
         id: environment id.
@@ -43,10 +49,14 @@ def parse_env(id: str, assignments: Sequence[str], *, base: dict[str, Any] | Non
                 _check_type(name, value, fields[name])
             config[name] = value
             configured(id, **config)  # one by one, so that the message names the right argument
-    env = configured(id, **config)
+    return configured(id, **config)
+
+
+def prepare_env(env: Env) -> Env:
+    """An environment as from `make_env`."""
     if type(env).prepare is not Env.prepare or env.neighborhood is not None:
-        say(f"preparing {id}: compiling what its initial states need ...")
-    return make_env(id, **config)
+        say(f"preparing {env.id}: compiling what its initial states need ...")
+    return make_env(env.id, task=env.task, **field_values(env))
 
 
 def parse_params(defaults: Params, assignments: Sequence[str]) -> Params:

@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from dmdenv.agents.cli.errors import UsageError, as_usage_error
-from dmdenv.agents.cli.options import DEFAULT_AGENT, ListOptions, RolloutOptions, TrainOptions
+from dmdenv.agents.cli.options import DEFAULT_AGENT, GradientsOptions, ListOptions, RolloutOptions, TrainOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,9 +47,11 @@ def _parse(arguments: list[str]) -> Any:
             "list": ListOptions,
             "train": _train_options(arguments[1:]) if arguments[:1] == ["train"] else TrainOptions,
             "rollout": RolloutOptions,
+            "gradients": GradientsOptions,
         },
         prog="dmdenv",
-        description="Differentiable many-body physics environments: list them, train agents in them, film them.",
+        description="Differentiable many-body physics environments: list them, train agents in them, film them, and"
+        " measure their gradients.",
         args=arguments,
     )
 
@@ -94,6 +96,10 @@ def _run(options: Any) -> int:
             from dmdenv.agents.cli.rollout import rollout
 
             return rollout(options)
+        case GradientsOptions():
+            from dmdenv.agents.cli.gradients import gradients
+
+            return gradients(options)
         case _:
             from dmdenv.agents.cli.train import train
 

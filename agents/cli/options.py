@@ -98,3 +98,39 @@ class RolloutOptions:
     """Dynamic parameter of the environment; default: that of the run, if the policy is from a run."""
     fps: int = 30
     """Frames per second of the film, one frame per step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientsOptions:
+    """Measure up to which horizon the gradient of a return can be trusted.
+
+    For each horizon: its norm, its variance over instances, the share of those that are not finite, the cosine with a
+    gradient by finite differences, and the largest Lyapunov exponent of the dynamics.
+
+    For example:
+        dmdenv gradients flocking
+        dmdenv gradients trap_drag --policy random --horizons 1 8 32 --picture gradients.png
+        dmdenv gradients --policy runs/flocking-apg-20260131-120000
+    """
+
+    env_id: Annotated[Positional[str | None], _option("ENV", "required unless the policy is from a run")] = None
+    """Environment, see `dmdenv list`; or MODULE:CLASS for one of your own."""
+    policy: str = "zero"
+    """zero or random: the gradient is by a sequence of such actions; or a run folder, or a checkpoint of it,
+    RUN_DIR/checkpoints/N: the gradient is by the numbers of its policy."""
+    horizons: Annotated[tuple[int, ...], _option("INT ...", "default: powers of two, up to the whole episode")] = ()
+    """Steps whose rewards the return adds up."""
+    instances: int = 16
+    """Independent episodes."""
+    directions: int = 8
+    """Random directions of the finite differences."""
+    step: float = 0.01
+    """Step of the finite differences, in each number of actions or policy."""
+    picture: Annotated[Path | None, _option("FILE.png", "default: no picture")] = None
+    """Draw the report into this file."""
+    seed: int = 0
+    """Seed of initial states, noise, random actions and directions."""
+    env: Assignments = ()
+    """Static field of the environment; default: that of the run, if the policy is from a run."""
+    params: Assignments = ()
+    """Dynamic parameter of the environment; default: that of the run, if the policy is from a run."""

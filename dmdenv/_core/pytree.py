@@ -6,9 +6,11 @@ by a user runs `__post_init__`, rebuilding by JAX does not.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeVar, dataclass_transform
 
 import jax
+import jax.numpy as jnp
 
 T = TypeVar("T")
 
@@ -60,3 +62,26 @@ class Replaceable:
         if unknown:
             raise ValueError(f"{type(self).__name__} has no field {unknown[0]!r}; valid fields: {', '.join(names)}")
         return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
+
+
+def split_floats(
+    tree: Any, *, except_in: tuple[type, ...] = ()
+) -> tuple[list[jax.Array], Callable[[Sequence[jax.Array]], Any]]:
+    """The floating-point leaves of a tree, and a function that puts others in their place.
+
+    Args:
+        tree: any pytree.
+        except_in: nodes of these types keep what they hold.
+    """
+    leaves, structure = jax.tree.flatten(tree, is_leaf=lambda node: isinstance(node, except_in))
+    chosen = [
+        not isinstance(leaf, except_in) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating) for leaf in leaves
+    ]
+
+    def merge(floats: Sequence[jax.Array]) -> Any:
+        others = iter(floats)
+        return jax.tree.unflatten(
+            structure, [next(others) if float_ else leaf for leaf, float_ in zip(leaves, chosen, strict=True)]
+        )
+
+    return [leaf for leaf, float_ in zip(leaves, chosen, strict=True) if float_], merge

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dmdenv._core.pytree import split_floats
 from dmdenv.envs.base import Env, Params
 from dmdenv.envs.checking.broken import fail, is_float, named_leaves, require
 from dmdenv.neighbors import NeighborList
@@ -70,7 +71,7 @@ def check_gradients(env: Env, params: Params) -> None:
         return seen, (state, jnp.any(done))
 
     def pull_back(inputs: _Inputs, weights: dict[str, jax.Array]) -> list[jax.Array]:
-        floats, merge = _split_floats(inputs)
+        floats, merge = split_floats(inputs)
         _, pull = jax.vjp(lambda floats: rollout(merge(floats))[0], floats)
         return pull(weights)[0]
 
@@ -100,7 +101,7 @@ def _points(env: Env, params: Params) -> _Inputs:
 
 def _compare(env: Env, rollout: Callable, pull_back: Callable, inputs: _Inputs, ending: bool) -> None:
     """Compare at some points, in steps of which the first ends the episode, or none does."""
-    floats, merge = _split_floats(inputs)
+    floats, merge = split_floats(inputs)
     directions = _directions(inputs)
     stencils = [
         merge([x if v is None else x + h * v for x, v in zip(floats, directions[group], strict=True)])
@@ -212,14 +213,3 @@ def _scale(params: Params, name: str) -> np.ndarray:
 
 def _concatenated(batches: list[_Inputs]) -> _Inputs:
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *batches)
-
-
-def _split_floats(tree: Any) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
-    """The float leaves of a tree, and a function that puts others in their place."""
-    leaves, structure = jax.tree.flatten(tree)
-
-    def merge(floats: list[jax.Array]) -> Any:
-        others = iter(floats)
-        return jax.tree.unflatten(structure, [next(others) if is_float(leaf) else leaf for leaf in leaves])
-
-    return [leaf for leaf in leaves if is_float(leaf)], merge
