@@ -121,5 +121,6 @@ def run_episode(
     reset_key, episode_key = jax.random.split(key)
     observation, state = env.reset(reset_key, params)
     carry = (state, observation, jnp.asarray(True))
-    _, (rewards, metrics, running, records) = jax.lax.scan(step, carry, jax.random.split(episode_key, steps))
+    recomputed = jax.checkpoint(step, prevent_cse=False)  # a derivative keeps one state per step
+    _, (rewards, metrics, running, records) = jax.lax.scan(recomputed, carry, jax.random.split(episode_key, steps))
     return Evaluation(rewards=rewards, metrics=metrics, lengths=jnp.sum(running, dtype=jnp.int32)), records

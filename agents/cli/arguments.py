@@ -5,10 +5,14 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import numpy as np
+
 from dmdenv._core.fields import field_values
 from dmdenv.agents.cli.errors import UsageError, as_usage_error
 from dmdenv.envs.base import Env, Params
 from dmdenv.envs.registry import configured, entry_of, env_class, make_env
+from dmdenv.search.domain import make_domain
 from dmdenv.simulation.progress import say
 
 
@@ -73,6 +77,48 @@ def parse_params(defaults: Params, assignments: Sequence[str]) -> Params:
             if shape := getattr(params, name).shape:
                 raise ValueError(f"{name} has shape {shape}; must be one number")
     return params
+
+
+def parse_vary(
+    env: Env, params: Params, assignments: Sequence[str]
+) -> tuple[dict[str, float], dict[str, tuple[Any, ...]]]:
+    """The start and the bounds of `--vary PARAMETER=LOW:HIGH[:log] ...`, as `dmdenv.search.minimize` takes them.
+
+    The start is a parameter's value, or the middle where that is not between the bounds.
+
+    Raises:
+        UsageError: for an unknown parameter, one that is a whole number, or bounds that are none, or not in its range.
+    """
+    start: dict[str, float] = {}
+    bounds: dict[str, tuple[Any, ...]] = {}
+    for assignment in assignments:
+        with as_usage_error(f"--vary {assignment}"):
+            name, _, text = assignment.partition("=")
+            *ends, scale = text.split(":") if text.endswith(":log") else [*text.split(":"), None]
+            try:
+                low, high = map(float, ends)
+            except ValueError:
+                raise ValueError("must be PARAMETER=LOW:HIGH or PARAMETER=LOW:HIGH:log, with two numbers") from None
+            if name in start:
+                raise ValueError(f"{name} is given twice; must be given once")
+            low, high = (_at_bound(env, params, name, end) for end in (low, high))
+            value = float(getattr(params, name))
+            start[name] = value if low <= value <= high else 0.5 * (low + high)
+            bounds[name] = (low, high) if scale is None else (low, high, scale)
+            make_domain({name: start[name]}, {name: bounds[name]}, 1.0)
+    return start, bounds
+
+
+def _at_bound(env: Env, params: Params, name: str, value: float) -> float:
+    """A bound in the precision of the parameters; ValueError where the environment does not take it."""
+    changed = params.replace(**{name: value})
+    (field,) = (field for field in dataclasses.fields(params) if field.name == name)
+    if field.metadata["rule"].integral:
+        raise ValueError(f"{name} is a whole number; must be a parameter that can change by small steps")
+    if shape := getattr(params, name).shape:
+        raise ValueError(f"{name} has shape {shape}; must be one number")
+    env.validate(jax.tree.map(np.asarray, changed))
+    return float(getattr(changed, name))
 
 
 def _parse_assignment(text: str) -> tuple[str, Any]:

@@ -12,7 +12,14 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from dmdenv.agents.cli.errors import UsageError, as_usage_error
-from dmdenv.agents.cli.options import DEFAULT_AGENT, GradientsOptions, ListOptions, RolloutOptions, TrainOptions
+from dmdenv.agents.cli.options import (
+    DEFAULT_AGENT,
+    GradientsOptions,
+    ListOptions,
+    RolloutOptions,
+    SearchOptions,
+    TrainOptions,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,10 +55,11 @@ def _parse(arguments: list[str]) -> Any:
             "train": _train_options(arguments[1:]) if arguments[:1] == ["train"] else TrainOptions,
             "rollout": RolloutOptions,
             "gradients": GradientsOptions,
+            "search": SearchOptions,
         },
         prog="dmdenv",
-        description="Differentiable many-body physics environments: list them, train agents in them, film them, and"
-        " measure their gradients.",
+        description="Differentiable many-body physics environments: list them, train agents in them, film them, search"
+        " for their parameters, and measure their gradients.",
         args=arguments,
     )
 
@@ -100,6 +108,10 @@ def _run(options: Any) -> int:
             from dmdenv.agents.cli.gradients import gradients
 
             return gradients(options)
+        case SearchOptions():
+            from dmdenv.agents.cli.search import search
+
+            return search(options)
         case _:
             from dmdenv.agents.cli.train import train
 

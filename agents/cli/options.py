@@ -134,3 +134,54 @@ class GradientsOptions:
     """Static field of the environment; default: that of the run, if the policy is from a run."""
     params: Assignments = ()
     """Dynamic parameter of the environment; default: that of the run, if the policy is from a run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchOptions:
+    """Search for the parameters of an environment at which a metric is least, or greatest.
+
+    For example:
+        dmdenv search flocking --vary cohesion=0.01:1:log --objective polar_order --maximize
+        dmdenv search trap_drag --vary stiffness=0.5:2 --objective work --method cmaes --starts 4
+        dmdenv search --resume runs/flocking-search-gradient-20260131-120000
+
+    All episodes are played by one policy. Everything is written into one run folder: config.json, checkpoints/,
+    result.json, search.png. Ctrl-C writes a checkpoint and prints the command that resumes the search; the result is
+    bit for bit that of an uninterrupted one.
+    """
+
+    env_id: Annotated[
+        Positional[str | None], _option("ENV", "required unless resumed, or the policy is from a run")
+    ] = None
+    """Environment, see `dmdenv list`; or MODULE:CLASS for one of your own."""
+    vary: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="PARAMETER=LOW:HIGH[:log]")] = ()
+    """Parameter of the environment to search for, and its bounds, on a linear or a logarithmic scale; from its value,
+    where that is between the bounds."""
+    objective: Annotated[str | None, _option("METRIC", "required unless a search is resumed")] = None
+    """`return`, or a metric of the environment, averaged over the last 64 steps of an episode."""
+    maximize: bool = False
+    """Search for the greatest value instead of the least."""
+    policy: str = "zero"
+    """zero, random, a run folder (its last checkpoint), or a checkpoint: RUN_DIR/checkpoints/N."""
+    method: str = "gradient"
+    """gradient, cmaes or random."""
+    starts: int = 8
+    """Independent searches, side by side."""
+    updates: Annotated[int | None, _option("INT", "default: 100")] = None
+    """Updates of each start."""
+    evaluations: Annotated[int | None, _option("INT", "default: as many as the updates need")] = None
+    """In place of --updates: episodes to use in all, where one with its gradient counts as 4."""
+    episodes: int = 4
+    """Episodes over which an update averages."""
+    eval_episodes: int = 64
+    """New episodes on which the best parameters of the starts are compared at the end."""
+    seed: int = 0
+    """Seed of all random numbers of the search."""
+    env: Assignments = ()
+    """Static field of the environment; default: that of the run, if the policy is from a run."""
+    params: Assignments = ()
+    """Dynamic parameter of the environment; default: that of the run, if the policy is from a run."""
+    run_dir: Annotated[Path | None, _option("DIR", "default: runs/ENV-search-METHOD-TIME")] = None
+    """The run folder, a new one."""
+    resume: Annotated[Path | None, _option("DIR", "default: start a new search")] = None
+    """Resume the search in this folder; without other options."""

@@ -13,6 +13,7 @@ from dmdenv.agents.cli.errors import UsageError, as_usage_error
 from dmdenv.agents.policies import random_policy, zero_policy
 from dmdenv.agents.runs.run import CHECKPOINTS, Run
 from dmdenv.envs.base import Env, Params
+from dmdenv.simulation.checkpoints import saved_steps
 
 UNTRAINED = {"zero": zero_policy, "random": random_policy}
 
@@ -45,6 +46,16 @@ def choose_setup(options: Options) -> Setup:
         UsageError: for an option that is not valid.
     """
     return _untrained(options) if options.policy in UNTRAINED else _trained(options)
+
+
+def pin_policy(policy: str) -> str:
+    """A valid --policy as one that means the same later, from another folder: of a run, its last checkpoint."""
+    if policy in UNTRAINED:
+        return policy
+    path = Path(policy).absolute()
+    if path.parent.name == CHECKPOINTS:
+        return str(path)
+    return str(path / CHECKPOINTS / str(saved_steps(path / CHECKPOINTS)[-1]))
 
 
 def _untrained(options: Options) -> Setup:

@@ -45,16 +45,8 @@ def write_recipe(path: Path, recipe: Recipe) -> None:
         "agent": {"name": agent_name, "config": field_values(config)},
         "seed": seed,
         "options": options,
-        "float64": uses_float64(),
-        "versions": {
-            "dmdenv": dmdenv.__version__,
-            "jax": jax.__version__,
-            "jaxlib": importlib.metadata.version("jaxlib"),
-            "python": platform.python_version(),
-        },
     }
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps({**content, "sha256": _checksum(content)}, indent=2) + "\n")
+    write_checked(path, content)
 
 
 def read_recipe(path: Path, *, env_config: dict[str, Any] | None = None) -> Recipe:
@@ -67,11 +59,10 @@ def read_recipe(path: Path, *, env_config: dict[str, Any] | None = None) -> Reci
     Raises:
         ValueError: when the file is not a recipe, is damaged, or fits neither this version nor this precision.
     """
-    content = _read(path)
+    content = read_checked(path)
     try:
-        float64, env, agent = content["float64"], content["env"], content["agent"]
-        if float64 != uses_float64():
-            raise ValueError(f"{path} was written with JAX_ENABLE_X64={int(float64)}; set it to resume the run")
+        check_precision(path, content)
+        env, agent = content["env"], content["agent"]
         static = _lists_to_tuples(env["config"] if env_config is None else env_config)
         rebuilt = make_env(env["id"], task=env.get("task"), **static)
         config, options = _settings(content)
@@ -93,7 +84,7 @@ def read_settings(path: Path) -> tuple[Any, dict[str, Any]]:
     Raises:
         ValueError: as `read_recipe`.
     """
-    content = _read(path)
+    content = read_checked(path)
     try:
         return _settings(content)
     except (KeyError, TypeError) as error:
@@ -105,8 +96,31 @@ def _settings(content: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     return get_agent(agent["name"]).Config(**_lists_to_tuples(agent["config"])), content["options"]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The content of a recipe, if it is what was written."""
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def write_checked(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON, with the precision and the versions in use, and a checksum."""
+    content = {
+        **content,
+        "float64": uses_float64(),
+        "versions": {
+            "dmdenv": dmdenv.__version__,
+            "jax": jax.__version__,
+            "jaxlib": importlib.metadata.version("jaxlib"),
+            "python": platform.python_version(),
+        },
+    }
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps({**content, "sha256": _checksum(content)}, indent=2) + "\n")
+
+
+def read_checked(path: Path) -> dict[str, Any]:
+    """What `write_checked` has written.
+
+    Raises:
+        ValueError: when it is something else, or damaged.
+    """
     try:
         content = json.loads(path.read_bytes())
         checksum = content.pop("sha256")
@@ -123,6 +137,12 @@ def _checksum(content: dict[str, Any]) -> str:
 
 def _not_a_recipe(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path} is not the recipe of a run ({error!r})")
+
+
+def check_precision(path: Path, content: dict[str, Any]) -> None:
+    """Refuse, by ValueError, what was written in another precision; KeyError where it does not say in which."""
+    if (float64 := content["float64"]) != uses_float64():
+        raise ValueError(f"{path} was written with JAX_ENABLE_X64={int(float64)}; set it to resume the run")
 
 
 def uses_float64() -> bool:

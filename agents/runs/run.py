@@ -54,9 +54,7 @@ class Run:
         Raises:
             FileExistsError: when the path exists and is not an empty folder.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(entry.name != LOCK for entry in self.path.iterdir())):
-            raise FileExistsError(f"{self.path} exists and is not an empty folder; must be a new path")
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_new_folder(self.path)
         recipe = Recipe(self.env, self.params, self.agent_name, self.config, self.seed, self.options)
         write_recipe(self.path / RECIPE, recipe)
         return self
@@ -163,6 +161,17 @@ class Run:
     def evaluation_path(self) -> Path:
         """Trained, untrained, zero-action and random policies on the same episodes."""
         return self.path / "evaluation.json"
+
+
+def make_new_folder(path: Path) -> None:
+    """Make a folder, which may be there if it is empty.
+
+    Raises:
+        FileExistsError: when the path exists and is not an empty folder.
+    """
+    if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
+        raise FileExistsError(f"{path} exists and is not an empty folder; must be a new path")
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def read_settings_of_run(path: Path) -> tuple[Any, dict[str, Any]]:

@@ -28,6 +28,7 @@ def rows(printed):
     return {int(line[0]): line for line in lines if len(line) == 8 and line[0].isdigit()}
 
 
+@pytest.mark.slow
 def test_the_gradient_by_a_policy_of_a_run_is_reported_and_drawn(capsys):
     config = apg.Config(hidden=(2,), num_envs=2)
     run = Run(pathlib.Path("run"), PointMass(), PointMass().default_params, "apg", config, seed=0).create()
@@ -40,6 +41,18 @@ def test_the_gradient_by_a_policy_of_a_run_is_reported_and_drawn(capsys):
     assert "trusted up to horizon 8" in printed.out
     assert pathlib.Path("pictures/gradients.png").read_bytes().startswith(b"\x89PNG")
     assert "compiling the gradient ..." in printed.err
+
+
+def test_the_options_reach_the_report(capsys, monkeypatch):
+    def report(env, actions, horizons, *, params, instances, directions, step, **others):
+        assert (env.time_step, actions.shape, horizons) == (0.1, (8, 1), (8, 2))
+        assert (float(params.max_steps), instances, directions, step) == (9.0, 3, 4, 0.1)
+        return "the table"
+
+    monkeypatch.setattr("dmdenv.agents.cli.gradients.grad_report", report)
+    arguments = "--horizons 8 2 --instances 3 --directions 4 --step 0.1 --env time_step=0.1 --params max_steps=9"
+    assert dmdenv("gradients", "point_mass", *arguments.split()) == 0
+    assert capsys.readouterr().out == "the table\n"
 
 
 @pytest.mark.slow

@@ -48,6 +48,7 @@ def test_a_state_that_forgets_has_minus_infinity():
     assert exponent(lambda x: jnp.zeros_like(x), jnp.ones(2), 4) == -math.inf
 
 
+@pytest.mark.slow
 def test_neighbour_lists_are_not_displaced():
     positions = jax.random.uniform(KEY, (8, 2)) * 4
     pairs = allocate(Periodic(4.0), positions, cutoff=1.0, skin=0.2)
