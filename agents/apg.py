@@ -13,8 +13,6 @@ arXiv:2106.13281 (2021), section 5, where it is called direct policy optimizatio
 """
 
 import dataclasses
-import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +20,10 @@ import optax
 
 from dmdenv._core.fields import Declared, real, sizes, whole
 from dmdenv._core.pytree import Replaceable, pytree
+from dmdenv.agents import windows
 from dmdenv.agents.base import Metrics
 from dmdenv.agents.networks import DeterministicPolicy, deterministic_policy
+from dmdenv.agents.optimization import clipped_adam, descend
 from dmdenv.envs.base import Env, Observation, Params, State
 
 
@@ -77,11 +77,11 @@ def init(env: Env, config: Config, key: jax.Array, *, params: Params | None = No
     params = env.default_params if params is None else params
     key, policy_key, reset_key = jax.random.split(key, 3)
     policy = deterministic_policy(env, config.hidden, policy_key)
-    observations, env_states = jax.vmap(env.reset, (0, None))(jax.random.split(reset_key, config.num_envs), params)
+    env_states, observations = windows.begin(env, reset_key, params, num_envs=config.num_envs, steps=config.window)
     return TrainState(
         policy=policy,
         optimizer=_optimizer(config).init(policy),  # pyright: ignore[reportArgumentType]
-        env_states=_stagger(env_states, config, params),
+        env_states=env_states,
         observations=observations,
         key=key,
         updates=jnp.int32(0),
@@ -105,13 +105,7 @@ def update(env: Env, config: Config, state: TrainState, *, params: Params | None
         return window_loss(env, config, policy, state.env_states, state.observations, window_key, params=params)
 
     (loss, (env_states, observations, metrics)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.policy)
-    norm = optax.tree.norm(gradient)
-    finite = jnp.isfinite(norm)
-    changes, optimizer = _optimizer(config).update(gradient, state.optimizer)  # pyright: ignore[reportArgumentType]
-    policy = optax.apply_updates(state.policy, changes)  # pyright: ignore[reportArgumentType]
-    policy, optimizer = jax.tree.map(
-        functools.partial(jnp.where, finite), (policy, optimizer), (state.policy, state.optimizer)
-    )
+    policy, optimizer, steps = descend(_optimizer(config), gradient, state.policy, state.optimizer)
     state = TrainState(
         policy=policy,
         optimizer=optimizer,
@@ -120,8 +114,7 @@ def update(env: Env, config: Config, state: TrainState, *, params: Params | None
         key=key,
         updates=state.updates + 1,
     )
-    own = {"loss": loss, "gradient_norm": norm, "skipped": 1.0 - finite.astype(loss.dtype)}
-    return state, {**own, **metrics}
+    return state, {"loss": loss, **steps, **metrics}
 
 
 def train(env: Env, config: Config, key: jax.Array, *, params: Params | None = None) -> tuple[TrainState, Metrics]:
@@ -137,8 +130,7 @@ def train(env: Env, config: Config, key: jax.Array, *, params: Params | None = N
 def with_capacity(env: Env, state: TrainState, *, params: Params | None = None) -> TrainState:
     """A training state from the same environment with other static capacities, as one of this environment."""
     params = env.default_params if params is None else params
-    env_states = jax.vmap(env.with_capacity)(state.env_states)
-    observations = jax.vmap(env.observe, (0, None))(env_states, params)
+    env_states, observations = windows.with_capacity(env, state.env_states, params)
     return state.replace(env_states=env_states, observations=observations)
 
 
@@ -173,36 +165,16 @@ def window_loss(
         over batch and window of the reward and of every scalar in `info`.
     """
 
-    def step_one(key, env_state, observation):
-        policy_key, step_key = jax.random.split(key)
-        action = policy(policy_key, observation)
-        observation, env_state, reward, _, _, info = env.step(step_key, env_state, action, params)
-        metrics = {name: value for name, value in info.items() if name != "final_observation"}
-        return (env_state, observation), (reward, metrics)
+    def act(key, observation):
+        return policy(key, observation), None
 
-    def step_all(carry, keys):
-        return jax.vmap(step_one)(keys, *carry)
-
-    keys = jax.random.split(key, (config.window, config.num_envs))
-    (env_states, observations), (rewards, metrics) = jax.lax.scan(step_all, (env_states, observations), keys)
-    weights = config.discount ** jnp.arange(config.window, dtype=rewards.dtype)
-    loss = -jnp.dot(weights / jnp.sum(weights), jnp.mean(rewards, axis=1))
-    means: dict[str, Any] = {"reward": jnp.mean(rewards), **jax.tree.map(jnp.mean, metrics)}
-    return loss, (env_states, observations, means)
+    env_states, observations, window = windows.run_window(
+        env, act, env_states, observations, key, params, steps=config.window
+    )
+    weights = config.discount ** jnp.arange(config.window, dtype=window.rewards.dtype)
+    loss = -jnp.dot(weights / jnp.sum(weights), jnp.mean(window.rewards, axis=1))
+    return loss, (env_states, observations, window.means)
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
-    schedule = optax.cosine_decay_schedule(config.learning_rate, config.updates)
-    return optax.chain(optax.clip_by_global_norm(config.max_gradient_norm), optax.adam(schedule))
-
-
-def _stagger(env_states: State, config: Config, params: Params) -> State:
-    """Set the clocks so that the first episodes end one after the other.
-
-    Otherwise all environments would be in the same phase of their episode, and successive updates would fit the policy
-    to the start of an episode, then to its end; in flocking that costs 1 to 2 of 246 in return, for each of three
-    seeds. Clocks differ by whole windows: where `max_steps` is a multiple of the window, every episode ends between
-    two windows, and no gradient is cut short by a reset.
-    """
-    time = jnp.arange(config.num_envs) * config.window % params.max_steps
-    return env_states.replace(time=time.astype(env_states.time.dtype))
+    return clipped_adam(config.learning_rate, steps=config.updates, max_gradient_norm=config.max_gradient_norm)

@@ -15,6 +15,8 @@ Metrics = dict[str, jax.Array]
 
 _AGENTS = {  # name: module
     "apg": "dmdenv.agents.apg",
+    "ppo": "dmdenv.agents.ppo",
+    "shac": "dmdenv.agents.shac",
 }
 
 

@@ -22,11 +22,12 @@ class Perceptron(nnx.Module):
 
     Args:
         sizes: length of the last axis at the input, after each hidden layer, and at the output.
+        last_scale: of the last layer's initial kernel.
         rngs: for the initial weights.
     """
 
-    def __init__(self, sizes: Sequence[int], *, rngs: nnx.Rngs):
-        scales = [math.sqrt(2.0)] * (len(sizes) - 2) + [LAST_LAYER_SCALE]
+    def __init__(self, sizes: Sequence[int], *, last_scale: float = LAST_LAYER_SCALE, rngs: nnx.Rngs):
+        scales = [math.sqrt(2.0)] * (len(sizes) - 2) + [last_scale]
         self.layers = nnx.List(
             nnx.Linear(
                 inputs,
@@ -65,12 +66,20 @@ class DeterministicPolicy(Replaceable):
         Raises:
             SpaceMismatchError: for an observation whose last axis has another length than the policy's.
         """
-        if observation.shape[-1] != self.features:
-            raise SpaceMismatchError(
-                f"observations have {observation.shape[-1]} features per row; the policy takes {self.features}"
-            )
-        network = nnx.merge(self.graph, self.weights)
-        return jnp.tanh(network(observation)).reshape(*observation.shape[:-1], *self.row_action)
+        return self.squash(self.unsquashed(observation))
+
+    def unsquashed(self, observation: jax.Array) -> jax.Array:
+        """The perceptron's output `[*rows, k]`, with k the number of components of a row's action.
+
+        Raises:
+            SpaceMismatchError: as a call does.
+        """
+        check_features(observation, self.features)
+        return nnx.merge(self.graph, self.weights)(observation)
+
+    def squash(self, outputs: jax.Array) -> jax.Array:
+        """The action of outputs `[*rows, k]`."""
+        return jnp.tanh(outputs).reshape(*outputs.shape[:-1], *self.row_action)
 
 
 def deterministic_policy(env: Env, hidden: Sequence[int], key: jax.Array) -> DeterministicPolicy:
@@ -88,6 +97,18 @@ def deterministic_policy(env: Env, hidden: Sequence[int], key: jax.Array) -> Det
     network = Perceptron((features, *hidden, math.prod(row_action)), rngs=nnx.Rngs(key))
     graph, weights = nnx.split(network)
     return DeterministicPolicy(weights=weights, graph=graph, features=features, row_action=row_action)
+
+
+def check_features(observation: jax.Array, features: int) -> None:
+    """Refuse an observation whose last axis has another length than the policy's.
+
+    Raises:
+        SpaceMismatchError: naming both lengths.
+    """
+    if observation.shape[-1] != features:
+        raise SpaceMismatchError(
+            f"observations have {observation.shape[-1]} features per row; the policy takes {features}"
+        )
 
 
 def _row_action(env: Env) -> tuple[int, ...]:

@@ -30,8 +30,9 @@ Info = dict[str, Any]
 Observation = jax.Array
 Baseline = Callable[[jax.Array, jax.Array], jax.Array]
 
-# names of `info` and of the agents' logs, which a metric must not take
-RESERVED = {"final_observation", "overflow", "nonfinite", "reward", "loss", "gradient_norm", "skipped"}
+# names that a metric must not take: those of the agents' logs, and of `info`
+LOGGED = {"reward", "loss", "value_loss", "gradient_norm", "policy_entropy", "kl", "clip_fraction", "skipped"}
+RESERVED = LOGGED | {"final_observation", "overflow", "nonfinite"}
 
 
 def parameter(*, default: float | int, unit: str, doc: str, low: float = -np.inf, high: float = np.inf) -> Any:

@@ -97,6 +97,27 @@ class Brittle(BestAction):
         return Transition(state, reward + root - jnp.where(poisoned, 0.0, 1.0), terminated, metrics)
 
 
+class BanditParams(ProbeParams):
+    """Parameters of the bandit; an episode is one step long."""
+
+    max_steps: jax.Array = parameter(default=1, unit="steps", doc="length of an episode", low=1)
+    bonus: jax.Array = parameter(default=1.0, unit="1", doc="a reward that comes in every step")
+    fatal: jax.Array = parameter(default=0, unit="1", doc="whether a step terminates the episode", low=0, high=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bandit(Brittle):
+    """Reward `bonus - (action - target)^2`, over and over: worth r / (1 - discount), or r where a step is fatal."""
+
+    @property
+    def default_params(self) -> BanditParams:
+        return BanditParams()
+
+    def advance(self, key: jax.Array, state: CueState, action: jax.Array, params: BanditParams) -> Transition[CueState]:
+        state, reward, _, metrics = super().advance(key, state, action, params)
+        return Transition(state, reward + params.bonus, params.fatal > 0, metrics)
+
+
 @dataclasses.dataclass(frozen=True)
 class Crowded(BestAction):
     """The best action, but it needs a capacity of -8 target, and the largest is 4.

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 
 from dmdenv.agents.runs.atomic_write import atomic_write
+from dmdenv.envs.base import RESERVED
 from dmdenv.envs.rendering import BACKGROUND, FONT, TEXT
 
 COLUMNS = 3
@@ -23,7 +24,6 @@ REFERENCE_LINE, REFERENCE_COLORS = (0, (5, 3)), (TEXT, "#8794bd", "#ffb454", "#7
 UNTRAINED = ("zero", "random")
 TIME_UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
 NOT_SHOWN = {"update", "seconds"}
-OPTIMISATION = {"loss", "gradient_norm"}
 FLAGS = {"skipped", "overflow", "nonfinite"}  # drawn only where they were set
 STYLE: dict[Any, Any] = {
     "font.family": FONT,
@@ -68,7 +68,7 @@ def learning_curve(
     """
     columns = {name: np.array([math.nan if row[name] is None else row[name] for row in rows]) for name in rows[0]}
     names = [name for name in columns if name not in NOT_SHOWN and (name not in FLAGS or np.any(columns[name] > 0))]
-    names.sort(key=lambda name: (name != "reward", name in OPTIMISATION | FLAGS))  # the task's own metrics come first
+    names.sort(key=lambda name: (name != "reward", name in RESERVED))  # the task's own metrics come first
     steps, window = columns["update"] * steps_per_update, max(1, len(rows) // 25)
     references = references or {}
     colors = dict(zip(references, itertools.cycle(REFERENCE_COLORS), strict=False))

@@ -11,7 +11,7 @@ from dmdenv.agents.base import Agent, Metrics
 from dmdenv.agents.runs.capacity import report_overflow
 from dmdenv.agents.runs.metrics import append_metrics, truncate_metrics
 from dmdenv.agents.runs.run import Run
-from dmdenv.envs.base import Env, Params
+from dmdenv.envs.base import RESERVED, Env, Params
 from dmdenv.simulation import CheckpointNotWritten, Interruption
 from dmdenv.simulation.progress import compile_first, progress
 
@@ -98,7 +98,6 @@ def _compile_update(run: Run, state: Any, interruption: Interruption) -> Callabl
 
 def _postfix(row: dict[str, float], skipped: int) -> dict[str, str]:
     """What the progress bar shows: the reward, the task's metrics, and the number of skipped updates if any."""
-    own = ("reward", "skipped", "overflow", "nonfinite", "loss", "gradient_norm")
-    names = ["reward", *(name for name in row if name not in own)]
+    names = ["reward", *(name for name in row if name not in RESERVED)]
     shown = {name: f"{row[name]:.3g}" for name in names[:METRICS_SHOWN] if name in row}
     return shown | ({"skipped": str(skipped)} if skipped else {})

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import ImageColor
 
-from dmdenv.agents import apg
+from dmdenv.agents import apg, get_agent
 from dmdenv.agents.runs import (
     Run,
     compare_policies,
@@ -36,12 +36,13 @@ from dmdenv.simulation import Interrupted, Interruption
 from dmdenv.simulation.checkpoints import to_arrays
 from probe_envs import BestAction, Crowded, PointMass
 
-CONFIG = apg.Config(updates=6, num_envs=2, window=2, hidden=(4,))
+SMALL = {"updates": 6, "num_envs": 2, "window": 2, "hidden": (4,)}
+CONFIG = apg.Config(**SMALL)
 
 
-def new_run(path, env=None, *, config=CONFIG, **changes):
+def new_run(path, env=None, *, agent="apg", config=CONFIG, **changes):
     env = env or PointMass(time_step=0.1)
-    run = Run(path=path, env=env, params=env.default_params.replace(**changes), agent_name="apg", config=config, seed=3)
+    run = Run(path=path, env=env, params=env.default_params.replace(**changes), agent_name=agent, config=config, seed=3)
     return run.create()
 
 
@@ -96,12 +97,21 @@ def test_other_precision_is_refused(tmp_path):
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-def test_resumed_run_equals_an_uninterrupted_one(tmp_path, interrupt_after):
-    whole = new_run(tmp_path / "whole")
+@pytest.mark.parametrize(
+    ("agent", "changes"),
+    [
+        ("apg", {}),
+        pytest.param("ppo", {"minibatches": 2}, marks=pytest.mark.slow),
+        pytest.param("shac", {"critic_minibatches": 2}, marks=pytest.mark.slow),
+    ],
+)
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path, interrupt_after, agent, changes):
+    options = {"agent": agent, "config": get_agent(agent).Config(**SMALL, **changes)}
+    whole = new_run(tmp_path / "whole", **options)
     _, expected = train_run(whole, checkpoint_every=2, interruption=Interruption())
     assert whole.saved_updates() == [2, 4, 6]
 
-    run = new_run(tmp_path / "run")
+    run = new_run(tmp_path / "run", **options)
     interrupt_after(update=3)
     with Interruption() as interruption, pytest.raises(Interrupted, match="SIGINT"):
         train_run(run, checkpoint_every=100, interruption=interruption)
