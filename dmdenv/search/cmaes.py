@@ -66,7 +66,7 @@ class Constants(NamedTuple):
 
 @pytree
 class Distribution(Replaceable):
-    """The state of one start."""
+    """Where the points of the next generation are drawn."""
 
     mean: jax.Array  # m, float [n]
     sigma: jax.Array  # float []
@@ -74,6 +74,72 @@ class Distribution(Replaceable):
     path_sigma: jax.Array  # float [n]
     path_c: jax.Array  # float [n]
     generation: jax.Array  # int32 []
+
+    @classmethod
+    def around(cls, mean: jax.Array, sigma: float | jax.Array) -> "Distribution":
+        """The first one, with covariance 1."""
+        zero = jnp.zeros_like(mean)
+        sigma = jnp.asarray(sigma, mean.dtype)
+        return cls(mean, sigma, jnp.eye(mean.size, dtype=mean.dtype), zero, zero, jnp.int32(0))
+
+
+class Generation(NamedTuple):
+    """λ points of a distribution."""
+
+    points: jax.Array  # x = m + σ y, float [λ, n]
+    moves: jax.Array  # y = B D z, float [λ, n]
+    whitened: jax.Array  # B z, float [λ, n]
+    widest: jax.Array  # the largest of D, float []
+
+
+def draw(key: jax.Array, state: Distribution, population: int) -> Generation:
+    """λ points; the key is consumed."""
+    m, sigma = state.mean, state.sigma
+    eigenvalues, B = jnp.linalg.eigh(state.covariance)
+    eps = jnp.finfo(m.dtype).eps
+    D = jnp.sqrt(jnp.maximum(eigenvalues, eps * eigenvalues[-1]))  # smaller ones are rounding
+    z = jax.random.normal(key, (population, m.size), m.dtype)
+    y = (z * D[None]) @ B.T
+    return Generation(points=m[None] + sigma * y, moves=y, whitened=z @ B.T, widest=D[-1])
+
+
+def learn(state: Distribution, generation: Generation, values: jax.Array) -> tuple[Distribution, jax.Array]:
+    """The distribution after a generation.
+
+    Args:
+        state: the distribution from which the points were drawn.
+        generation: its points.
+        values: of the points, the less the better, `[λ]`; infinite or NaN where there is none.
+
+    Returns:
+        `(state, failed)`: the next distribution; where nothing could be learnt, bool [], it is the same one.
+    """
+    m, sigma, y = state.mean, state.sigma, generation.moves
+    values = or_infinity(values)
+    n, k = m.size, Constants.of(m.size, len(values))
+    better = jnp.argsort(values)[: len(k.weights)]
+    w = jnp.where(jnp.isfinite(values[better]), jnp.asarray(k.weights, m.dtype), 0.0)
+    total = jnp.sum(w)
+    w = w / jnp.where(total > 0, total, 1.0)
+    y_w = w @ y[better]
+    whitened = w @ generation.whitened[better]
+    path_sigma = (1 - k.c_sigma) * state.path_sigma + math.sqrt(k.c_sigma * (2 - k.c_sigma) * k.mu_eff) * whitened
+    length = jnp.linalg.norm(path_sigma)
+    forgotten = 1 - (1 - k.c_sigma) ** (2 * (state.generation + 1))
+    h = (length < (1.4 + 2 / (n + 1)) * k.chi * jnp.sqrt(forgotten)).astype(m.dtype)  # else p_c stalls
+    path_c = (1 - k.c_c) * state.path_c + h * math.sqrt(k.c_c * (2 - k.c_c) * k.mu_eff) * y_w
+    kept = 1 - k.c_1 - k.c_mu + (1 - h) * k.c_1 * k.c_c * (2 - k.c_c)
+    by_points = jnp.einsum("k,ki,kj->ij", w, y[better], y[better])
+    following = Distribution(
+        mean=m + sigma * y_w,
+        sigma=sigma * jnp.exp(k.c_sigma / k.d_sigma * (length / k.chi - 1)),
+        covariance=kept * state.covariance + k.c_1 * jnp.outer(path_c, path_c) + k.c_mu * by_points,
+        path_sigma=path_sigma,
+        path_c=path_c,
+        generation=state.generation + 1,
+    )
+    finite = (total > 0) & all_finite(following)
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), following, state), ~finite
 
 
 @pytree
@@ -87,54 +153,21 @@ class CMAES(Replaceable):
         return self.population
 
     def init(self, domain: Domain, key: jax.Array, u: Tree) -> Distribution:
-        mean, _ = ravel_pytree(u)
-        zero = jnp.zeros_like(mean)
-        sigma = domain.spread.astype(mean.dtype)
-        return Distribution(mean, sigma, jnp.eye(mean.size, dtype=mean.dtype), zero, zero, jnp.int32(0))
+        return Distribution.around(ravel_pytree(u)[0], domain.spread)
 
     def update(
         self, objective: Objective, domain: Domain, key: jax.Array, state: Distribution
     ) -> tuple[Distribution, Found]:
         _, unravel = ravel_pytree(domain.center)
-        n, (m, sigma, C) = state.mean.size, (state.mean, state.sigma, state.covariance)
-        eigenvalues, B = jnp.linalg.eigh(C)
-        eps = jnp.finfo(m.dtype).eps
-        D = jnp.sqrt(jnp.maximum(eigenvalues, eps * eigenvalues[-1]))  # smaller ones are rounding
-        z = jax.random.normal(key, (self.population, n), m.dtype)
-        y = (z * D[None]) @ B.T
-        x = m[None] + sigma * y
+        generation = draw(key, state, self.population)
+        x = generation.points
         values = or_infinity(jax.vmap(lambda point: objective(unravel(point)))(x))
-        order = jnp.argsort(values)
-
-        k = Constants.of(n, self.population)
-        better = order[: len(k.weights)]
-        w = jnp.where(jnp.isfinite(values[better]), jnp.asarray(k.weights, m.dtype), 0.0)
-        total = jnp.sum(w)
-        w = w / jnp.where(total > 0, total, 1.0)
-        y_w, z_w = w @ y[better], w @ z[better]
-        path_sigma = (1 - k.c_sigma) * state.path_sigma + math.sqrt(k.c_sigma * (2 - k.c_sigma) * k.mu_eff) * (B @ z_w)
-        length = jnp.linalg.norm(path_sigma)
-        forgotten = 1 - (1 - k.c_sigma) ** (2 * (state.generation + 1))
-        h = (length < (1.4 + 2 / (n + 1)) * k.chi * jnp.sqrt(forgotten)).astype(m.dtype)  # else p_c stalls
-        path_c = (1 - k.c_c) * state.path_c + h * math.sqrt(k.c_c * (2 - k.c_c) * k.mu_eff) * y_w
-        kept = 1 - k.c_1 - k.c_mu + (1 - h) * k.c_1 * k.c_c * (2 - k.c_c)
-        by_points = jnp.einsum("k,ki,kj->ij", w, y[better], y[better])
-        covariance = kept * C + k.c_1 * jnp.outer(path_c, path_c) + k.c_mu * by_points
-        following = Distribution(
-            mean=m + sigma * y_w,
-            sigma=sigma * jnp.exp(k.c_sigma / k.d_sigma * (length / k.chi - 1)),
-            covariance=covariance,
-            path_sigma=path_sigma,
-            path_c=path_c,
-            generation=state.generation + 1,
-        )
-        finite = (total > 0) & all_finite(following)
-        following = jax.tree.map(lambda new, old: jnp.where(finite, new, old), following, state)
-        smallest = max(1e-12, 10 * float(eps)) * jnp.maximum(1.0, jnp.max(jnp.abs(m)))
-        found = Found(
-            unravel(x[order[0]]), values[order[0]], count_infinite(values), ~finite, spent=sigma * D[-1] < smallest
-        )
-        return following, found
+        following, failed = learn(state, generation, values)
+        best = jnp.argmin(values)
+        eps = float(jnp.finfo(x.dtype).eps)
+        smallest = max(1e-12, 10 * eps) * jnp.maximum(1.0, jnp.max(jnp.abs(state.mean)))
+        spent = state.sigma * generation.widest < smallest
+        return following, Found(unravel(x[best]), values[best], count_infinite(values), failed, spent=spent)
 
     def estimate(self, state: Distribution, best: Tree) -> Tree:
         return ravel_pytree(best)[1](state.mean)
