@@ -5,7 +5,7 @@ differentiated where the method allows it. The command line knows agents through
 """
 
 import importlib
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Literal, Protocol, cast
 
 import jax
 
@@ -15,6 +15,8 @@ Metrics = dict[str, jax.Array]
 
 _AGENTS = {  # name: module
     "apg": "dmdenv.agents.apg",
+    "es": "dmdenv.agents.es",
+    "open_loop": "dmdenv.agents.open_loop",
     "ppo": "dmdenv.agents.ppo",
     "shac": "dmdenv.agents.shac",
 }
@@ -40,8 +42,25 @@ class Policy(Protocol):
         ...
 
 
+class TimedPolicy(Protocol):
+    """A policy that takes the time as well, and says so; whoever runs it hands it over, see `policies.act`.
+
+    The time is that of the environment's state, `state.time`, which a reset sets to zero.
+    """
+
+    takes_time: ClassVar[Literal[True]]
+
+    def __call__(self, key: jax.Array, observation: jax.Array, time: jax.Array, /) -> jax.Array:
+        """As `Policy`; `time` is int32 [], the steps since the reset."""
+        ...
+
+
 class Config(Protocol):
-    """An agent's settings: a frozen, hashable dataclass whose construction refuses bad values by a `ValueError`."""
+    """An agent's settings: a frozen, hashable dataclass whose construction refuses bad values by a `ValueError`.
+
+    A field `steps` is the length of the episodes; None, its default, stands for `params.max_steps`. Since that may be
+    traced, a run folder fills in its value.
+    """
 
     @property
     def updates(self) -> int:
@@ -95,7 +114,7 @@ class Agent(Protocol):
         """A training state from the same environment with other static capacities, as one of this environment."""
         ...
 
-    def policy(self, env: Env, config: Any, state: Any) -> Policy:
+    def policy(self, env: Env, config: Any, state: Any) -> Policy | TimedPolicy:
         """The policy of a state, as it is to be evaluated."""
         ...
 

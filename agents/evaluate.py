@@ -1,5 +1,11 @@
-"""Evaluation: one episode of a policy, or many side by side, from fresh states."""
+"""Evaluation: one episode of a policy, or many side by side, from fresh states; differentiable.
 
+The reverse derivative of an episode of T steps keeps the states between windows of about sqrt(T) steps (the largest
+divisor of T up to that), and computes those within them again.
+"""
+
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +15,8 @@ from jax.core import Tracer
 
 from dmdenv._core.fields import Whole
 from dmdenv._core.pytree import Replaceable, pytree
-from dmdenv.agents.base import Policy
+from dmdenv.agents.base import Policy, TimedPolicy
+from dmdenv.agents.policies import act
 from dmdenv.envs.base import Env, Params
 
 
@@ -47,7 +54,13 @@ class Evaluation(Replaceable):
 
 
 def evaluate(
-    env: Env, policy: Policy, key: jax.Array, *, episodes: int, steps: int | None = None, params: Params | None = None
+    env: Env,
+    policy: Policy | TimedPolicy,
+    key: jax.Array,
+    *,
+    episodes: int,
+    steps: int | None = None,
+    params: Params | None = None,
 ) -> Evaluation:
     """Run one episode of a policy in each of `episodes` environments.
 
@@ -56,7 +69,7 @@ def evaluate(
 
     Args:
         env: the environment.
-        policy: `policy(key, observation) -> action` of one instance.
+        policy: `policy(key, observation) -> action` of one instance; one that takes the time gets it, see `act`.
         key: consumed.
         episodes: how many environments.
         steps: the maximum number of steps; None for `params.max_steps`, which must then be concrete.
@@ -75,7 +88,7 @@ def evaluate(
 
 def run_episode(
     env: Env,
-    policy: Policy,
+    policy: Policy | TimedPolicy,
     key: jax.Array,
     *,
     steps: int | None = None,
@@ -86,7 +99,7 @@ def run_episode(
 
     Args:
         env: the environment.
-        policy: `policy(key, observation) -> action`.
+        policy: `policy(key, observation) -> action`; one that takes the time gets it, see `act`.
         key: consumed.
         steps: the maximum number of steps; None for `params.max_steps`, which must then be concrete.
         params: the environment's parameters; None for `env.default_params`.
@@ -99,17 +112,13 @@ def run_episode(
     Raises:
         ValueError: for `steps` below 1, or when `steps` is None and `params.max_steps` is traced.
     """
+    steps = episode_steps(env, steps, params)
     params = env.default_params if params is None else params
-    if steps is None:
-        if isinstance(params.max_steps, Tracer):
-            raise ValueError("steps = None with a traced params.max_steps; must be an integer >= 1 there")
-        steps = int(params.max_steps)
-    steps = Whole(at_least=1).convert("steps", steps)
 
     def step(carry, key):
         state, observation, running = carry
         policy_key, step_key = jax.random.split(key)
-        action = policy(policy_key, observation)
+        action = act(policy, policy_key, observation, state.time)
         next_observation, next_state, reward, terminated, truncated, info = env.step_env(
             step_key, state, action, params
         )
@@ -121,6 +130,33 @@ def run_episode(
     reset_key, episode_key = jax.random.split(key)
     observation, state = env.reset(reset_key, params)
     carry = (state, observation, jnp.asarray(True))
-    recomputed = jax.checkpoint(step, prevent_cse=False)  # a derivative keeps one state per step
-    _, (rewards, metrics, running, records) = jax.lax.scan(recomputed, carry, jax.random.split(episode_key, steps))
+    rewards, metrics, running, records = _scan(step, carry, jax.random.split(episode_key, steps))
     return Evaluation(rewards=rewards, metrics=metrics, lengths=jnp.sum(running, dtype=jnp.int32)), records
+
+
+def episode_steps(env: Env, steps: int | None, params: Params | None) -> int:
+    """`steps`, or `params.max_steps` where it is None, or that of the environment where both are.
+
+    Raises:
+        ValueError: for `steps` below 1, or when `steps` is None and `params.max_steps` is traced.
+    """
+    if steps is None:
+        with jax.ensure_compile_time_eval():  # the defaults are known while a program is traced, too
+            max_steps = (env.default_params if params is None else params).max_steps
+        if isinstance(max_steps, Tracer):
+            raise ValueError("steps = None with a traced params.max_steps; must be an integer >= 1 there")
+        steps = int(max_steps)
+    return Whole(at_least=1).convert("steps", steps)
+
+
+def _scan(step: Callable[[Any, jax.Array], tuple[Any, Any]], carry: Any, keys: jax.Array) -> Any:
+    """The outputs of `lax.scan` over keys `[steps]`, in windows whose steps the reverse derivative computes again."""
+    steps = len(keys)
+    window = next(length for length in range(math.isqrt(steps), 0, -1) if steps % length == 0)
+
+    @functools.partial(jax.checkpoint, prevent_cse=False)
+    def run_window(carry, keys):
+        return jax.lax.scan(step, carry, keys)
+
+    _, outputs = jax.lax.scan(run_window, carry, keys.reshape(-1, window))
+    return jax.tree.map(lambda x: x.reshape(steps, *x.shape[2:]), outputs)

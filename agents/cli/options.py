@@ -41,6 +41,7 @@ class TrainOptions:
     For example:
         dmdenv train flocking
         dmdenv train flocking --seed 1 --env boids=64 --params speed=2
+        dmdenv train trap_drag --agent open_loop
         dmdenv train --resume runs/flocking-apg-20260131-120000
 
     Everything is written into one run folder: config.json, metrics.jsonl, checkpoints/, learning_curve.png,

@@ -7,10 +7,10 @@ from typing import NamedTuple, Protocol
 import jax
 
 from dmdenv._core.fields import field_values
-from dmdenv.agents.base import Policy, SpaceMismatchError
+from dmdenv.agents.base import Policy, SpaceMismatchError, TimedPolicy
 from dmdenv.agents.cli.arguments import configure_env, parse_env, parse_env_id, parse_params
 from dmdenv.agents.cli.errors import UsageError, as_usage_error
-from dmdenv.agents.policies import random_policy, zero_policy
+from dmdenv.agents.policies import act, random_policy, zero_policy
 from dmdenv.agents.runs.run import CHECKPOINTS, Run
 from dmdenv.envs.base import Env, Params
 from dmdenv.simulation.checkpoints import saved_steps
@@ -36,7 +36,7 @@ class Setup(NamedTuple):
 
     env: Env
     params: Params
-    policy: Policy
+    policy: Policy | TimedPolicy
 
 
 def choose_setup(options: Options) -> Setup:
@@ -87,8 +87,7 @@ def _trained(options: Options) -> Setup:
     env = parse_env(run.env.id, options.env, base={"task": run.env.task, **field_values(run.env)})
     params = parse_params(run.params, options.params)
     with as_usage_error(f"--env {' '.join(options.env)}", (SpaceMismatchError,)):
-        observation, _ = jax.eval_shape(env.reset, jax.random.key(0), params)
-        _check_action_shape(env, policy, observation)
+        _check_action_shape(env, policy, params)
     return Setup(env, params, policy)
 
 
@@ -103,9 +102,14 @@ def _check_task(env: Env, options: Options) -> None:
             raise UsageError(f"--env {assignment}: {trained}; must be {env.task} or absent")
 
 
-def _check_action_shape(env: Env, policy: Policy, observation: jax.ShapeDtypeStruct) -> None:
+def _check_action_shape(env: Env, policy: Policy | TimedPolicy, params: Params) -> None:
     """Refuse a policy whose actions do not have the environment's shape."""
-    action = jax.eval_shape(policy, jax.random.key(0), observation)
+
+    def first_action(key):
+        observation, state = env.reset(key, params)
+        return act(policy, key, observation, state.time)
+
+    action = jax.eval_shape(first_action, jax.random.key(0))
     if action.shape != env.action_shape:
         raise SpaceMismatchError(
             f"actions of the policy are {list(action.shape)}, those of the environment {list(env.action_shape)}"

@@ -12,7 +12,7 @@ import imageio_ffmpeg
 import jax
 import numpy as np
 
-from dmdenv.agents.base import Policy
+from dmdenv.agents.base import Policy, TimedPolicy
 from dmdenv.agents.evaluate import Evaluation, run_episode
 from dmdenv.agents.runs.atomic_write import atomic_write
 from dmdenv.agents.runs.capacity import compute_within_capacity
@@ -122,7 +122,12 @@ def film_states(
 
 
 def record_episode(
-    env: Env, policy: Policy, key: jax.Array, params: Params, *, interruption: Interruption | None = None
+    env: Env,
+    policy: Policy | TimedPolicy,
+    key: jax.Array,
+    params: Params,
+    *,
+    interruption: Interruption | None = None,
 ) -> tuple[Evaluation, list[State]]:
     """Run one episode and keep the state before each of its steps, on the host.
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 import jax
 
 from dmdenv._core.fields import field_values
-from dmdenv.agents.base import Agent, Policy, get_agent
+from dmdenv.agents.base import Agent, Policy, TimedPolicy, get_agent
 from dmdenv.agents.runs.recipe import Recipe, read_recipe, read_settings, write_recipe
 from dmdenv.envs.base import Env, Params
 from dmdenv.simulation import Interruption
@@ -38,7 +38,10 @@ class Keys(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Run:
-    """A run folder and its recipe. `create` starts a new one, `open` rebuilds an existing one."""
+    """A run folder and its recipe. `create` starts a new one, `open` rebuilds an existing one.
+
+    Where the agent's settings have `steps = None`, it becomes the length of an episode.
+    """
 
     path: Path
     env: Env
@@ -47,6 +50,11 @@ class Run:
     config: Any  # the agent's Config
     seed: int
     options: dict[str, Any] = dataclasses.field(default_factory=dict)  # of the command, for when the run is resumed
+
+    def __post_init__(self):
+        if getattr(self.config, "steps", 0) is None:
+            config = dataclasses.replace(self.config, steps=int(self.params.max_steps))
+            object.__setattr__(self, "config", config)
 
     def create(self) -> Self:
         """Make the folder and write the recipe into it.
@@ -131,7 +139,7 @@ class Run:
         run.env.prepare()
         return run, self.agent.with_capacity(run.env, state, params=run.params)
 
-    def policy(self, state: Any) -> Policy:
+    def policy(self, state: Any) -> Policy | TimedPolicy:
         """The policy of a training state."""
         return self.agent.policy(self.env, self.config, state)
 

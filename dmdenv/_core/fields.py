@@ -92,9 +92,11 @@ def number(
     return _field(default, rule, {} if metadata is None else metadata)
 
 
-def whole(default: Any = dataclasses.MISSING, *, at_least: int, at_most: float = math.inf) -> Any:
+def whole(
+    default: Any = dataclasses.MISSING, *, at_least: int, at_most: float = math.inf, optional: bool = False
+) -> Any:
     """A static integer; NumPy's integers are welcome."""
-    return _static(default, Whole(at_least, at_most))
+    return _static(default, (WholeOrNone if optional else Whole)(at_least, at_most))
 
 
 def real(
@@ -201,6 +203,17 @@ class Whole:
 
     def __str__(self) -> str:
         return "an integer" + _bounds((">=", self.at_least), ("<=", self.at_most))
+
+
+class WholeOrNone(Whole):
+    """The rule of a static integer that may be None."""
+
+    def convert(self, name: str, value: Any) -> Any:
+        """None, or the value as Python's int, or ValueError."""
+        return None if value is None else super().convert(name, value)
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} or None"
 
 
 @dataclasses.dataclass(frozen=True)

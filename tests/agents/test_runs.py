@@ -1,5 +1,6 @@
 """The run folder: what is written, what survives an interruption, and how capacities grow."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import ImageColor
 
-from dmdenv.agents import apg, get_agent
+from dmdenv.agents import apg, es, open_loop, ppo, shac
 from dmdenv.agents.runs import (
     Run,
     compare_policies,
@@ -34,16 +35,23 @@ from dmdenv.envs.base import CapacityExceeded
 from dmdenv.envs.rendering import BACKGROUND
 from dmdenv.simulation import Interrupted, Interruption
 from dmdenv.simulation.checkpoints import to_arrays
+from marks import by_default
 from probe_envs import BestAction, Crowded, PointMass
 
 SMALL = {"updates": 6, "num_envs": 2, "window": 2, "hidden": (4,)}
-CONFIG = apg.Config(**SMALL)
+CONFIGS = {
+    "apg": apg.Config(**SMALL),
+    "ppo": ppo.Config(**SMALL, minibatches=2),
+    "shac": shac.Config(**SMALL, critic_minibatches=2),
+    "es": es.Config(updates=6, method="cmaes", population=4, episodes=1, steps=2, hidden=(4,)),
+    "open_loop": open_loop.Config(updates=6, num_envs=2, cycles=2, momentum="reset"),
+}
 
 
-def new_run(path, env=None, *, agent="apg", config=CONFIG, **changes):
+def new_run(path, env=None, *, agent="apg", **changes):
     env = env or PointMass(time_step=0.1)
-    run = Run(path=path, env=env, params=env.default_params.replace(**changes), agent_name=agent, config=config, seed=3)
-    return run.create()
+    params = env.default_params.replace(**changes)
+    return Run(path=path, env=env, params=params, agent_name=agent, config=CONFIGS[agent], seed=3).create()
 
 
 # --- the recipe -------------------------------------------------------------------------------------------------------
@@ -58,6 +66,14 @@ def test_open_rebuilds_what_was_created(tmp_path):
     assert (opened.agent_name, opened.seed) == ("apg", 3)
     jax.tree.map(np.testing.assert_array_equal, opened.params, created.params)
     jax.tree.map(np.testing.assert_array_equal, to_arrays(opened.initial_state()), to_arrays(created.initial_state()))
+
+
+def test_the_length_of_a_protocol_is_that_of_the_episodes_of_the_run(tmp_path):
+    created = new_run(tmp_path / "run", agent="open_loop", max_steps=5)
+    opened = Run.open(tmp_path / "run")
+    assert opened.config == created.config == dataclasses.replace(CONFIGS["open_loop"], steps=5)
+    assert opened.config.steps_per_update == 2 * 5
+    assert jax.eval_shape(opened.initial_state).policy.inputs.shape == (5, 1)
 
 
 def test_recipe_names_versions_and_values(tmp_path):
@@ -97,21 +113,13 @@ def test_other_precision_is_refused(tmp_path):
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("agent", "changes"),
-    [
-        ("apg", {}),
-        pytest.param("ppo", {"minibatches": 2}, marks=pytest.mark.slow),
-        pytest.param("shac", {"critic_minibatches": 2}, marks=pytest.mark.slow),
-    ],
-)
-def test_resumed_run_equals_an_uninterrupted_one(tmp_path, interrupt_after, agent, changes):
-    options = {"agent": agent, "config": get_agent(agent).Config(**SMALL, **changes)}
-    whole = new_run(tmp_path / "whole", **options)
+@pytest.mark.parametrize("agent", by_default(CONFIGS, "apg", "open_loop"))
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path, interrupt_after, agent):
+    whole = new_run(tmp_path / "whole", agent=agent)
     _, expected = train_run(whole, checkpoint_every=2, interruption=Interruption())
     assert whole.saved_updates() == [2, 4, 6]
 
-    run = new_run(tmp_path / "run", **options)
+    run = new_run(tmp_path / "run", agent=agent)
     interrupt_after(update=3)
     with Interruption() as interruption, pytest.raises(Interrupted, match="SIGINT"):
         train_run(run, checkpoint_every=100, interruption=interruption)
@@ -134,15 +142,16 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path, interrupt_after, agen
 # --- capacities -------------------------------------------------------------------------------------------------------
 
 
-def test_overflow_repeats_the_update_with_a_larger_capacity(tmp_path, capsys):
-    run = new_run(tmp_path / "run", Crowded(capacity=2), target=-0.5)
+@pytest.mark.parametrize("agent", by_default(CONFIGS, "apg"))
+def test_overflow_repeats_the_update_with_a_larger_capacity(tmp_path, capsys, agent):
+    run = new_run(tmp_path / "run", Crowded(capacity=2), agent=agent, target=-0.5)
     enlarged, state = train_run(run, checkpoint_every=4, interruption=Interruption())
     assert enlarged.env == Crowded(capacity=4)
     message = "a capacity of crowded overflowed in 100.0% of the steps; repeating them with a larger one"
     assert capsys.readouterr().err.count(message) == 1
     assert [row["overflow"] for row in read_metrics(run.metrics_path)] == [0.0] * 6
 
-    large = new_run(tmp_path / "large", Crowded(capacity=4), target=-0.5)
+    large = new_run(tmp_path / "large", Crowded(capacity=4), agent=agent, target=-0.5)
     _, expected = train_run(large, checkpoint_every=4, interruption=Interruption())
     jax.tree.map(np.testing.assert_array_equal, to_arrays(state), to_arrays(expected))
 

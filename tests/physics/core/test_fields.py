@@ -21,6 +21,7 @@ class Sample(Declared):
     steps: jax.Array = number(8, at_least=1, integral=True)
     limit: jax.Array | None = number(None, above=0, optional=True)
     count: int = whole(3, at_least=2)
+    length: int | None = whole(None, at_least=1, optional=True)
     slack: float | None = real(1.5, at_least=1, optional=True)
     mode: str = choice("a", of=("a", "b"))
     dimension: int = choice(2, of=(2, 3))
@@ -34,6 +35,7 @@ def test_numbers_become_arrays_of_the_default_precision_and_leaves():
 
 
 def test_static_values_become_pythons_own_and_keep_the_instance_hashable():
+    assert Sample().length is None
     sample = Sample(count=np.int32(5), slack=np.float32(2), dimension=np.int64(3))
     assert [type(x) for x in (sample.count, sample.slack, sample.dimension)] == [int, float, int]
     assert hash(jax.tree.structure(sample)) == hash(jax.tree.structure(Sample(count=5, slack=2.0, dimension=3)))
@@ -51,6 +53,8 @@ def test_static_values_become_pythons_own_and_keep_the_instance_hashable():
         ("count", 1, "an integer >= 2"),
         ("count", 2.0, "an integer >= 2"),
         ("count", True, "an integer >= 2"),
+        ("length", 0, "an integer >= 1 or None"),
+        ("length", 2.0, "an integer >= 1 or None"),
         ("slack", 0.5, "a finite number >= 1 or None"),
         ("slack", math.inf, "a finite number >= 1 or None"),
         ("slack", 1j, "a finite number >= 1 or None"),
