@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,7 @@ def gradients(options: GradientsOptions) -> int:
     with Interruption() as interruption:
         try:
             env, params, policy = interruption.wait_for(lambda: choose_setup(options))
+            varied: Any = policy
             episode = int(params.max_steps)
             for horizon in options.horizons:
                 with as_usage_error(f"--horizons {horizon}"):
@@ -48,10 +50,10 @@ def gradients(options: GradientsOptions) -> int:
             if options.policy in UNTRAINED or getattr(policy, "takes_time", False):  # which look at no observation
                 times = jnp.arange(max(options.horizons, default=episode))
                 keys, nothing = jax.random.split(action_key, len(times)), jnp.zeros(env.observation_shape)
-                policy = jax.vmap(functools.partial(act, policy), (0, None, 0))(keys, nothing, times)
+                varied = jax.vmap(functools.partial(act, policy), (0, None, 0))(keys, nothing, times)
             report = grad_report(
                 env,
-                policy,
+                varied,
                 options.horizons or None,
                 params=params,
                 key=key,

@@ -42,7 +42,7 @@ def episode_objective(env: Env, policy: Policy | TimedPolicy, params: Params, na
         params = params.replace(**varied)
         evaluation, _ = run_episode(env, policy, key, steps=steps, params=params, record=lambda state: None)
         one = jax.tree.map(lambda leaf: leaf[None], evaluation)
-        value = (one.returns if name == RETURN else one.final_means(FINAL_STEPS)[name])[0]
+        value: jax.Array = (one.returns if name == RETURN else one.final_means(FINAL_STEPS)[name])[0]
         broken = jnp.stack([evaluation.metrics[flag] for flag in FLAGS])  # 1.0 where it was set
         return jnp.where(jnp.any(broken > 0), jnp.nan, sign * value)
 

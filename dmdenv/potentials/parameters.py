@@ -215,7 +215,8 @@ def _entry(matrix: jax.Array, a: dict[str, jax.Array], b: dict[str, jax.Array]) 
 
 @jax.custom_jvp
 def _look_up(matrix: jax.Array, i: jax.Array, j: jax.Array, row_i: jax.Array, row_j: jax.Array) -> jax.Array:
-    return 0.5 * sum(matrix.at[ij].get(mode="fill", fill_value=jnp.nan) for ij in ((i, j), (j, i)))
+    one, other = (matrix.at[pair].get(mode="fill", fill_value=jnp.nan) for pair in ((i, j), (j, i)))
+    return 0.5 * (one + other)
 
 
 @_look_up.defjvp

@@ -30,7 +30,8 @@ def test_agent_implements_the_protocol(name):
 def test_agent_evolves_one_state(name):
     """Traced, not computed: what a run folder and a scan need; otherwise a second update would be compiled again."""
     agent, env = get_agent(name), ReadTheCue(rows=3)
-    config = dataclasses.replace(agent.Config(), updates=2)
+    short = {"steps": 4} if hasattr(agent.Config(), "steps") else {}  # otherwise the length of an episode
+    config = dataclasses.replace(agent.Config(), updates=2, **short)
 
     def run(key):
         state = agent.init(env, config, key)
