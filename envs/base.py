@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmdenv._core.control_flow import cond
-from dmdenv._core.fields import Declared, number, shown
+from dmdenv._core.fields import Declared, number
 from dmdenv._core.in_batch import any_in_batch
+from dmdenv._core.keys import one_key, typed_key
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv._core.tracing import is_tracing
 from dmdenv._core.varying import vary, vary_together, varying_axes
@@ -33,6 +34,8 @@ Baseline = Callable[[jax.Array, jax.Array], jax.Array]
 # names that a metric must not take: those of the agents' logs, and of `info`
 LOGGED = {"reward", "loss", "value_loss", "gradient_norm", "policy_entropy", "kl", "clip_fraction", "skipped"}
 RESERVED = LOGGED | {"final_observation", "overflow", "nonfinite"}
+
+MANY = " (for a batch of instances use jax.vmap)"  # ends a message about several keys
 
 
 def parameter(*, default: float | int, unit: str, doc: str, low: float = -np.inf, high: float = np.inf) -> Any:
@@ -269,7 +272,7 @@ class Env(Declared, abc.ABC, Generic[S, P]):
             TypeError: for what is no key, or no parameters of this environment.
             ValueError: for several keys, or several values of a parameter; for parameters that do not fit together.
         """
-        key, params = _one_key(key), self._params(params)  # refused before anything is computed
+        key, params = one_key(key, advice=MANY), self._params(params)  # refused before anything is computed
         if not is_tracing():
             self.prepare()
         return _reset(self, key, params)
@@ -291,7 +294,7 @@ class Env(Declared, abc.ABC, Generic[S, P]):
             ValueError: when the action has the wrong shape; for several keys, or several values of a parameter.
         """
         action, params = self._action(action), self._params(params)
-        return _step_env(self, _one_key(key), self._state(state), action, params)
+        return _step_env(self, one_key(key, advice=MANY), self._state(state), action, params)
 
     def step(
         self, key: jax.Array, state: S, action: jax.Array, params: P | None = None
@@ -305,7 +308,7 @@ class Env(Declared, abc.ABC, Generic[S, P]):
             `(obs, state, reward, terminated, truncated, info)`.
         """
         action, params = self._action(action), self._params(params)
-        return _step(self, _one_key(key), self._state(state), action, params)
+        return _step(self, one_key(key, advice=MANY), self._state(state), action, params)
 
     def _action(self, action: jax.Array) -> jax.Array:
         """The action as an array, refused when it is not real or has the wrong shape."""
@@ -367,7 +370,7 @@ _compiled = functools.partial(jax.jit, static_argnums=0, inline=True)
 
 @_compiled
 def _reset(env: Env, key: jax.Array, params: Params) -> tuple[Observation, State]:
-    state = env.initial_state(_typed(key), params)
+    state = env.initial_state(typed_key(key), params)
     return vary((env.observe(state, params), state), varying_axes(key, params))
 
 
@@ -375,7 +378,7 @@ def _reset(env: Env, key: jax.Array, params: Params) -> tuple[Observation, State
 def _step_env(env: Env, key: jax.Array, state: State, action: jax.Array, params: Params):
     key, before, action, params = vary_together(key, state, action, params)
     action = jnp.clip(action.astype(jnp.result_type(float)), -1.0, 1.0)
-    state, reward, terminated, metrics = env.advance(_typed(key), before, action, params)
+    state, reward, terminated, metrics = env.advance(typed_key(key), before, action, params)
     metrics = dict(metrics)
     time = before.time + 1
     state = dataclasses.replace(state, time=time)
@@ -410,23 +413,6 @@ def _step(env: Env, key: jax.Array, state: State, action: jax.Array, params: Par
 
     obs, state = cond(any_in_batch(done), reset_where_done, lambda now: now, (obs, state))
     return obs, state, reward, terminated, truncated, info
-
-
-def _one_key(key: jax.Array) -> jax.Array:
-    """The key, refused unless it is one, of either kind."""
-    dtype = getattr(key, "dtype", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if not typed and dtype != jnp.uint32:
-        raise TypeError(f"key = {shown(key)}; must be a key, such as jax.random.key(0)")
-    if len(key.shape) != (0 if typed else 1):
-        raise ValueError(f"key has shape {key.shape}; must be one key (for a batch of instances use jax.vmap)")
-    return key
-
-
-def _typed(key: jax.Array) -> jax.Array:
-    """A key of either kind as a typed one: states that hold a key then do not depend on the kind that a user has."""
-    typed = jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key)
-    return key if typed else jax.random.wrap_key_data(key)
 
 
 def _all_finite(tree: Any) -> jax.Array:

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -149,6 +150,20 @@ def check_at_least(flag: str, value: int, least: int) -> None:
     """
     if value < least:
         raise UsageError(f"{flag} {value}: must be an integer >= {least}")
+
+
+def check_output(flag: str, path: Path | None, suffix: str) -> None:
+    """Refuse a file to write that has another suffix, or is a folder; None for no file.
+
+    Raises:
+        UsageError: naming the option and the path.
+    """
+    if path is None:
+        return
+    if path.suffix != suffix:
+        raise UsageError(f"{flag} {path}: must end in {suffix}")
+    if path.is_dir():
+        raise UsageError(f"{flag} {path}: is a folder; must be a file")
 
 
 def check_seed(seed: int) -> None:

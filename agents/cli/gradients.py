@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from dmdenv._core.fields import Real, Whole
-from dmdenv.agents.cli.arguments import check_at_least, check_seed
-from dmdenv.agents.cli.errors import UsageError, as_usage_error
+from dmdenv.agents.cli.arguments import check_at_least, check_output, check_seed
+from dmdenv.agents.cli.errors import as_usage_error
 from dmdenv.agents.cli.options import GradientsOptions
 from dmdenv.agents.cli.setup import UNTRAINED, choose_setup
 from dmdenv.agents.policies import act
@@ -34,10 +34,7 @@ def gradients(options: GradientsOptions) -> int:
     check_seed(options.seed)
     with as_usage_error(f"--step {options.step}"):
         Real(above=0).convert("step", options.step)
-    if options.picture is not None and options.picture.suffix != ".png":
-        raise UsageError(f"--picture {options.picture}: must end in .png")
-    if options.picture is not None and options.picture.is_dir():
-        raise UsageError(f"--picture {options.picture}: is a folder; must be a file")
+    check_output("--picture", options.picture, ".png")
     with Interruption() as interruption:
         try:
             env, params, policy = interruption.wait_for(lambda: choose_setup(options))

@@ -4,8 +4,8 @@ import sys
 
 import jax
 
-from dmdenv.agents.cli.arguments import check_at_least, check_seed, prepare_env
-from dmdenv.agents.cli.errors import UsageError, as_usage_error
+from dmdenv.agents.cli.arguments import check_at_least, check_output, check_seed, prepare_env
+from dmdenv.agents.cli.errors import as_usage_error
 from dmdenv.agents.cli.options import RolloutOptions
 from dmdenv.agents.cli.setup import choose_setup
 from dmdenv.agents.runs.comparison import FINAL_STEPS, format_table, summarise
@@ -26,10 +26,7 @@ def rollout(options: RolloutOptions) -> int:
     """
     check_at_least("--fps", options.fps, 1)
     check_seed(options.seed)
-    if options.film is not None and options.film.suffix != ".mp4":
-        raise UsageError(f"--film {options.film}: must end in .mp4")
-    if options.film is not None and options.film.is_dir():
-        raise UsageError(f"--film {options.film}: is a folder; must be a file")
+    check_output("--film", options.film, ".mp4")
     with Interruption() as interruption:
         try:
             env, params, policy = interruption.wait_for(lambda: choose_setup(options))

@@ -82,9 +82,9 @@ class NoseHoover(Integrator[NoseHooverState]):
     temperature: Scalar = number(above=0)
     relaxation_time: Scalar = number(above=0)
     degrees_of_freedom: Scalar | None = number(None, above=0, optional=True)
-    chain_length: int = whole(3, at_least=1)
+    chain_length: int = whole(3, at_least=1, at_most=100)
     weights: Literal[1, 3, 5, 7] = choice(3, of=tuple(_WEIGHTS))
-    substeps: int = whole(1, at_least=1)
+    substeps: int = whole(1, at_least=1, at_most=1000)
 
     def _begin(self, positions: jax.Array, key: jax.Array | None) -> tuple[dict[str, Any], jax.Array | None]:
         degrees_of_freedom(self.degrees_of_freedom, positions)

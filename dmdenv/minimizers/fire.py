@@ -73,7 +73,7 @@ class FIRE(Minimizer[FIREState]):
     shortest: Scalar = number(0.02, above=0)
     mixing: Scalar = number(0.25, at_least=0)
     mixing_decrease: Scalar = number(0.99, above=0)
-    delay: int = whole(20, at_least=0)
+    delay: int = whole(20, at_least=0, at_most=10**9)
 
     def init(self, potential: Potential, space: Space, positions: jax.Array, *, pairs: Pairs = AllPairs()) -> FIREState:
         positions = check_positions(positions)

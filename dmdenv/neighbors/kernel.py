@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import jax
-from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun  # pyright: ignore[reportPrivateImportUsage]
 
 from dmdenv._core.varying import unchecked
 from dmdenv.neighbors.particles_last import Mapped, Value, evaluate

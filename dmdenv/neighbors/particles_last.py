@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import ClosedJaxpr, Literal
+from jax.extend.core import ClosedJaxpr, Literal  # pyright: ignore[reportPrivateImportUsage]
 
 from dmdenv._core.varying import unchecked, vary_together
 
@@ -116,11 +116,12 @@ def evaluate(
     """
     results = _run(jaxpr, list(operands), particles, store, outputs)
     axes = len(particles)
+    avals: list[Any] = jaxpr.out_avals[outputs]
     return [
         jax.tree.map(lambda a: a if a.ndim >= axes else _broadcast(a, particles), r)
         if _is_mapped(r)
         else split(_broadcast_shared(r, aval.shape, particles), axes)
-        for r, aval in zip(results, jaxpr.out_avals[outputs], strict=True)
+        for r, aval in zip(results, avals, strict=True)
     ]
 
 

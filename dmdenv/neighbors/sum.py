@@ -82,7 +82,7 @@ def neighbor_sum(
     one = jax.tree.unflatten(tree, [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in leaves])
     with unchecked():  # a kernel knows of no devices
         traced, out = jax.make_jaxpr(kernel, return_shape=True)(one, one)
-    for aval in traced.out_avals:
+    for aval in map(shape_of, traced.out_avals):
         if not jnp.issubdtype(aval.dtype, jnp.number):
             raise TypeError(f"kernel returned {aval.dtype}; must be numbers (count with jnp.where(condition, 1, 0))")
     parities = _parities(parity, out)

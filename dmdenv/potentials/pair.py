@@ -205,7 +205,7 @@ def truncate(
     if truncation == "shifted":
         return u(s) - u(end)
     if truncation == "force_shifted":
-        return u(s) - u(end) - (root(s) - cutoff) * 2.0 * cutoff * _derivative(u, end)
+        return u(s) - u(end) - (distance(s) - cutoff) * 2.0 * cutoff * _derivative(u, end)
     if truncation == "switched":
         assert onset is not None
         return u(s) * switch(s, onset**2, end)
@@ -222,12 +222,12 @@ inverse.defjvps(lambda ds, result, s: -ds * result * result)
 
 
 @jax.custom_jvp
-def root(s: jax.Array) -> jax.Array:
+def distance(s: jax.Array) -> jax.Array:
     """`sqrt(s)`, whose derivative shares its division with `inverse(s)`; JAX's own divides by the root."""
     return jnp.sqrt(s)
 
 
-root.defjvps(lambda ds, result, s: 0.5 * ds * result * inverse(s))
+distance.defjvps(lambda ds, result, s: 0.5 * ds * result * inverse(s))
 
 
 def switch(s: jax.Array, begin: jax.Array, end: jax.Array) -> jax.Array:
@@ -246,4 +246,4 @@ class _OfDistance:
     function: Callable[..., jax.Array]
 
     def __call__(self, s: jax.Array, **values: jax.Array) -> jax.Array:
-        return self.function(root(s), **values)
+        return self.function(distance(s), **values)

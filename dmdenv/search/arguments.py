@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.tree_util import Partial
 
-from dmdenv._core.fields import Choice, Whole, shown
+from dmdenv._core.fields import Choice, Whole
 from dmdenv.search.cmaes import CMAES, MOST_NUMBERS, default_population
 from dmdenv.search.domain import Domain
 from dmdenv.search.methods import Gradient, Method, Random
@@ -85,14 +85,3 @@ def check_objective(objective: Partial, domain: Domain, key: jax.Array) -> None:
     kind = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(value)]
     if not isinstance(value, jax.ShapeDtypeStruct) or value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(f"objective returns {', '.join(kind) or None}; must be one floating-point number, of shape []")
-
-
-def one_key(key: Any) -> jax.Array:
-    """The key, of either kind, as a typed one; TypeError or ValueError for what is not one key."""
-    dtype = getattr(key, "dtype", None)
-    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
-    if not typed and dtype != jnp.uint32:
-        raise TypeError(f"key = {shown(key)}; must be a key, such as jax.random.key(0)")
-    if len(key.shape) != (0 if typed else 1):
-        raise ValueError(f"key has shape {key.shape}; must be one key")
-    return key if typed else jax.random.wrap_key_data(key)

@@ -17,7 +17,8 @@ import numpy as np
 import optax
 
 from dmdenv._core.fields import Real, Whole
-from dmdenv.search.arguments import GRADIENT_COST, as_partial, check_objective, one_key, plan
+from dmdenv._core.keys import one_key, typed_key
+from dmdenv.search.arguments import GRADIENT_COST, as_partial, check_objective, plan
 from dmdenv.search.domain import Tree, make_domain
 from dmdenv.search.program import Search, SearchState, advance, compare, init
 from dmdenv.search.result import SearchResult
@@ -104,7 +105,7 @@ def minimize(
         BlockingIOError: when another process uses the folder.
         Interrupted: after Ctrl-C or SIGTERM.
     """
-    key, objective = one_key(key), as_partial(objective)
+    key, objective = typed_key(one_key(key)), as_partial(objective)
     starts = Whole(at_least=1).convert("starts", starts)
     keys_per_update = Whole(at_least=1).convert("keys_per_update", keys_per_update)
     final_keys = keys_per_update if final_keys is None else Whole(at_least=1).convert("final_keys", final_keys)

@@ -2,11 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:  # what only draws is imported where it is used
+    from matplotlib.axes import Axes
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -35,13 +36,16 @@ class SearchResult:
         """Evaluations of all starts after each update, where one with its gradient counts as 4, float `[updates]`."""
         return self.cost_per_update * np.arange(1, len(self.history) + 1)
 
-    def plot(self, target: Path | str | Axes) -> None:
+    def plot(self, target: "Path | str | Axes") -> None:
         """Draw the least value so far against the cost: a faint line for each start, a bold one for all together.
 
         Args:
             target: a picture to write (its suffix is the format), or axes to draw on; several results on the same axes
                 are compared at equal cost.
         """
+        from matplotlib.axes import Axes
+        from matplotlib.figure import Figure
+
         if isinstance(target, Axes):
             self._draw(target)
         else:
@@ -49,7 +53,7 @@ class SearchResult:
             self._draw(figure.subplots())
             figure.savefig(target)
 
-    def _draw(self, axes: Axes) -> None:
+    def _draw(self, axes: "Axes") -> None:
         best = np.where(np.isinf(self.best_history), np.nan, self.best_history)
         overall = np.fmin.reduce(best, axis=1)
         marker = "o" if len(best) == 1 else None

@@ -90,7 +90,7 @@ class ChainFold(Env[ChainFoldState, ChainFoldParams]):
     beads: int = whole(16, at_least=6, at_most=MOST_PARTICLES)
     groups: int = whole(4, at_least=1, at_most=MOST_PARTICLES)
     shape: Shape = choice("any", of=get_args(Shape))
-    substeps: int = whole(25, at_least=1)
+    substeps: int = whole(25, at_least=1, at_most=10**9)
 
     def __post_init__(self):
         super().__post_init__()

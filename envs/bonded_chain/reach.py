@@ -76,7 +76,7 @@ class ChainReach(Env[ChainReachState, ChainReachParams]):
     """
 
     beads: int = whole(8, at_least=3, at_most=MOST_PARTICLES)
-    substeps: int = whole(16, at_least=1)
+    substeps: int = whole(16, at_least=1, at_most=10**9)
 
     @property
     def default_params(self) -> ChainReachParams:

@@ -74,7 +74,7 @@ class ChainSwim(Env[ChainSwimState, ChainSwimParams]):
     """
 
     beads: int = whole(10, at_least=3, at_most=MOST_PARTICLES)
-    substeps: int = whole(50, at_least=1)
+    substeps: int = whole(50, at_least=1, at_most=10**9)
 
     @property
     def default_params(self) -> ChainSwimParams:

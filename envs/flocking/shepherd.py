@@ -73,7 +73,7 @@ class Shepherd(Env[ShepherdState, ShepherdParams]):
 
     boids: int = whole(32, at_least=2, at_most=MOST_PARTICLES)
     herders: int = whole(2, at_least=1, at_most=MOST_PARTICLES)
-    nearest: int = whole(4, at_least=1)
+    nearest: int = whole(4, at_least=1, at_most=10**9)
     pairs: Literal["auto", "all", "list"] = choice("auto", of=("auto", "all", "list"))
     slack: float = real(4.0, at_least=1)
 

@@ -66,7 +66,7 @@ class SteeredFlock(Env[S, P], Generic[S, P]):
     obstacles: int = whole(2, at_least=0, at_most=MOST_PARTICLES)
     predators: int = whole(0, at_least=0, at_most=MOST_PARTICLES)
     space: Literal["periodic", "free"] = choice("periodic", of=("periodic", "free"))
-    nearest: int = whole(6, at_least=1)
+    nearest: int = whole(6, at_least=1, at_most=10**9)
     pairs: Literal["auto", "all", "list"] = choice("auto", of=("auto", "all", "list"))
     max_range_fraction: float | None = real(None, above=0, at_most=0.5, optional=True)
     slack: float = real(4.0, at_least=1)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dmdenv._core.fields import Real, Whole, as_array, shown
+from dmdenv._core.keys import one_key, typed_key
 from dmdenv.envs.base import Env, Params
 from dmdenv.envs.gradients.program import (
     Actions,
@@ -20,7 +21,6 @@ from dmdenv.envs.gradients.program import (
     perturb,
 )
 from dmdenv.envs.gradients.report import GradReport
-from dmdenv.search.arguments import one_key
 from dmdenv.simulation import Interruption
 from dmdenv.simulation.progress import compile_first, say
 from dmdenv.simulation.progress import progress as progress_bar
@@ -77,7 +77,7 @@ def grad_report(
     if not isinstance(env, Env):
         raise TypeError(f"env = {env!r}; must be an environment, such as dmdenv.make_env('flocking')")
     params = env._params(params)
-    key = one_key(jax.random.key(0) if key is None else key)
+    key = typed_key(one_key(jax.random.key(0) if key is None else key))
     instances = Whole(at_least=2).convert("instances", instances)
     directions = Whole(at_least=1).convert("directions", directions)
     step = Real(above=0).convert("step", step)

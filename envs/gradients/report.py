@@ -2,11 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:  # what only draws is imported where it is used
+    from matplotlib.axes import Axes
 
 # where two gradients are taken to agree
 COSINE = 0.9
@@ -77,6 +78,8 @@ class GradReport:
         Args:
             target: a picture to write; its suffix is the format.
         """
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(9, 6), layout="constrained", dpi=120)
         figure.suptitle(f"{self.title}, by {self.varied}\n{self._verdict}", fontsize=10)
         panels = figure.subplots(2, 2, sharex=True).ravel()
@@ -108,5 +111,5 @@ class GradReport:
         upto = f"horizon {self.trusted}" if self.trusted else "no horizon"
         return f"trusted up to {upto} (all finite, cosine >= {COSINE}, ratio {1 / RATIO:g} to {RATIO:g})"
 
-    def _draw(self, axes: Axes, values: np.ndarray, **options: Any) -> None:
+    def _draw(self, axes: "Axes", values: np.ndarray, **options: Any) -> None:
         axes.plot(self.horizons, np.where(np.isfinite(values), values, np.nan), marker="o", ms=4, **options)

@@ -71,7 +71,7 @@ class LJFluid(Env[S, P], Generic[S, P]):
     """
 
     particles: int = whole(100, at_least=2, at_most=MOST_PARTICLES)
-    substeps: int = whole(20, at_least=1)
+    substeps: int = whole(20, at_least=1, at_most=10**9)
     pairs: Literal["auto", "all", "list"] = choice("auto", of=("auto", "all", "list"))
     slack: float = real(1.5, at_least=1.0)
 

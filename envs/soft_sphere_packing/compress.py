@@ -99,7 +99,7 @@ class PackingCompress(Env[PackingCompressState, PackingCompressParams]):
     particles: int = whole(64, at_least=4, at_most=MOST_PARTICLES)
     dimension: int = choice(2, of=(2, 3))
     target: Target = choice("pressure", of=get_args(Target))
-    relaxation_steps: int = whole(64, at_least=1)
+    relaxation_steps: int = whole(64, at_least=1, at_most=10**9)
 
     finite_horizon = True
 

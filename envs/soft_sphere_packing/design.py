@@ -101,7 +101,7 @@ class PackingDesign(Env[PackingDesignState, PackingDesignParams]):
     dimension: int = choice(2, of=(2, 3))
     target: Property = choice("energy", of=get_args(Property))
     diameters: Diameters = choice("populations", of=get_args(Diameters))
-    relaxation_steps: int = whole(2000, at_least=1)
+    relaxation_steps: int = whole(2000, at_least=1, at_most=10**9)
 
     finite_horizon = True
 

@@ -119,7 +119,7 @@ def test_a_trap_forgets_at_the_rate_of_the_particles():
 
 @pytest.mark.slow
 def test_the_numbers_of_a_policy_are_varied_in_a_closed_loop():
-    policy = jax.tree_util.Partial(lambda w, key, observation: w["gain"] @ observation[:, None], {"gain": gain()})
+    policy = jax.tree_util.Partial(lambda w, key, observation: w["gain"] @ observation, {"gain": gain()})
     found = report(PointMass(), policy, (1, 2, 8, 32))
     assert found.varied == "2 numbers of the policy"
     np.testing.assert_allclose(found.cosine, 1.0, atol=1e-2)

@@ -20,7 +20,8 @@ PAGES = [
     "page",
     [pytest.param(page, id=page.name, marks=[pytest.mark.slow] * (page.name not in DEFAULT)) for page in PAGES],
 )
-def test_the_examples_run(page):
+def test_the_examples_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where they write pictures
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
     names = {}
     with jax.numpy_rank_promotion("allow"):  # a reader's own settings are JAX's defaults

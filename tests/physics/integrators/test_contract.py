@@ -167,6 +167,9 @@ BAD = {
     "NoseHoover.chain_length = 0; must be an integer >= 1": lambda: NoseHoover(
         dt=0.1, temperature=1.0, relaxation_time=1.0, chain_length=0
     ),
+    "NoseHoover.chain_length = 1000000000; must be an integer >= 1 and <= 100": lambda: NoseHoover(
+        dt=0.1, temperature=1.0, relaxation_time=1.0, chain_length=10**9
+    ),
     "NoseHoover.weights = 2; must be one of 1, 3, 5, 7": lambda: NoseHoover(
         dt=0.1, temperature=1.0, relaxation_time=1.0, weights=2
     ),
