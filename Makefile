@@ -18,12 +18,12 @@ SMOKE_TESTS := $(addprefix tests/,project/test_packaging.py physics/test_jaxlib_
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test smoke slow interop lint format bench clean
+.PHONY: help demo test smoke slow interop lint format bench agents agents-quick clean
 
 help: ## list the targets
 	@echo 'usage: make TARGET [PYTHON=python3] [VENV=.venv] [ARGS="more arguments for the command"]'
 	@echo
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.installed-core ## train a flock: a learning curve, a checkpoint and a film in runs/
 	$(BIN)/dmdenv train flocking --agent apg $(ARGS)
@@ -52,6 +52,14 @@ format: $(VENV)/.installed-dev ## format, and mend what ruff can mend by itself
 
 bench: $(BENCH_VENV)/.installed-benchmarks ## compare speed with JAX MD (in an environment of its own: .venv-bench)
 	$(BENCH_VENV)/bin/python -m benchmarks $(ARGS)
+
+agents: $(VENV)/.installed-core ## measure every agent on every task (hours), and write docs/agents.md
+	$(BIN)/python -m benchmarks.agents --processes 2 $(ARGS)
+	$(BIN)/python -m benchmarks.agents_report
+
+agents-quick: $(VENV)/.installed-core ## measure every agent on three tasks (ten minutes), and print the tables
+	$(BIN)/python -m benchmarks.agents --quick --processes 2 --folder runs/agents-quick $(ARGS)
+	$(BIN)/python -m benchmarks.agents_report --folder runs/agents-quick --no-write
 
 clean: ## remove caches and build products; keeps the virtual environments and runs/
 	rm -rf build dist dmdenv.egg-info .cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -12,14 +12,7 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from dmdenv.agents.cli.errors import UsageError, as_usage_error
-from dmdenv.agents.cli.options import (
-    DEFAULT_AGENT,
-    GradientsOptions,
-    ListOptions,
-    RolloutOptions,
-    SearchOptions,
-    TrainOptions,
-)
+from dmdenv.agents.cli.options import GradientsOptions, ListOptions, RolloutOptions, SearchOptions, TrainOptions
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -65,31 +58,48 @@ def _parse(arguments: list[str]) -> Any:
 
 
 def _train_options(arguments: list[str]) -> type[TrainOptions]:
-    """`TrainOptions` with the settings of the chosen agent; when a run is resumed, with its settings and options."""
+    """`TrainOptions` with the agent's settings for the task; when a run is resumed, with its settings and options."""
     from dmdenv.agents.base import get_agent
+    from dmdenv.agents.settings import best_agent, tuned_settings
 
     first = argparse.ArgumentParser(prog="dmdenv train", add_help=False, allow_abbrev=False)
     first.add_argument("--agent")
+    first.add_argument("--env", action="append", default=[])
     first.add_argument("--resume", type=Path)
-    known, _ = first.parse_known_args(arguments)
-    options: dict[str, Any] = {}
+    known, others = first.parse_known_args(arguments)
+    agent, options, task = known.agent, {}, None
     if known.resume is not None:
         from dmdenv.agents.runs.run import read_settings_of_run
 
         with as_usage_error(f"--resume {known.resume}"):
             config, options = read_settings_of_run(known.resume)
     else:
-        with as_usage_error(f"--agent {known.agent}"):
-            config = get_agent(known.agent or DEFAULT_AGENT).Config()
+        task = _find_task(others, known.env)
+        agent = agent or best_agent(*task)
+        with as_usage_error(f"--agent {agent}"):
+            config = get_agent(agent).Config(**tuned_settings(*task, agent))
     # Values are checked when the command runs, not while tyro parses, so that the message is the Config's own.
     unchecked = type("Settings", (type(config),), {"__doc__": type(config).__doc__, "__post_init__": lambda self: None})
     default = unchecked(**dataclasses.asdict(config))
     fields: list[Any] = [("config", OmitArgPrefixes[unchecked], dataclasses.field(default=default))]
     types = get_type_hints(TrainOptions, include_extras=True)
     fields += [(name, types[name], dataclasses.field(default=value)) for name, value in options.items()]
-    return dataclasses.make_dataclass(
-        "TrainOptions", fields, bases=(TrainOptions,), frozen=True, namespace={"__doc__": TrainOptions.__doc__}
-    )
+    namespace = {"__doc__": TrainOptions.__doc__, "tuned_for": task, "default_agent": agent}
+    return dataclasses.make_dataclass("TrainOptions", fields, bases=(TrainOptions,), frozen=True, namespace=namespace)
+
+
+def _find_task(words: Sequence[str], assignments: Sequence[str]) -> tuple[str | None, str | None]:
+    """The environment and the task of a command line that is not parsed yet; None where it names none that we know.
+
+    Args:
+        words: among them the environment.
+        assignments: the values of `--env`.
+    """
+    from dmdenv.envs.registry import registered_envs, registered_tasks
+
+    id = next((word for word in words if word in registered_envs()), None)
+    tasks = [text.removeprefix("task=") for text in assignments if text.startswith("task=")]
+    return id, tasks[-1] if tasks else registered_tasks(id)[0] if id else None
 
 
 def _run(options: Any) -> int:

@@ -5,11 +5,10 @@ Nothing heavy is imported here, so that `dmdenv --help` is quick.
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from tyro.conf import Positional, UseAppendAction, arg
 
-DEFAULT_AGENT = "apg"
 KEPT_OPTIONS = ("checkpoint_every", "eval_episodes", "film", "film_steps")  # of `train`; a resumed run keeps them
 
 
@@ -51,8 +50,8 @@ class TrainOptions:
 
     env_id: Annotated[Positional[str | None], _option("ENV", "required unless a run is resumed")] = None
     """Environment, see `dmdenv list`; or MODULE:CLASS for one of your own."""
-    agent: Annotated[str | None, _option("NAME", f"default: {DEFAULT_AGENT}")] = None
-    """Agent. For its own options: `dmdenv train --agent NAME --help`."""
+    agent: Annotated[str | None, _option("NAME", "default: the best one known for ENV")] = None
+    """Agent. For its own options, with their values for a task: `dmdenv train ENV --agent NAME --help`."""
     seed: Annotated[int | None, _option("INT", "default: 0")] = None
     """Seed of all random numbers of the run."""
     env: Assignments = ()
@@ -71,6 +70,9 @@ class TrainOptions:
     """Film one episode of the trained policy."""
     film_steps: Annotated[int | None, _option("INT", "default: until the reward has settled")] = None
     """Steps of the episode that are filmed, one frame per step; the film lasts about 6 s."""
+
+    tuned_for: ClassVar[tuple[str | None, str | None] | None] = None  # id and task, whose settings are the defaults
+    default_agent: ClassVar[str | None] = None  # the best one known for it
 
 
 @dataclasses.dataclass(frozen=True)

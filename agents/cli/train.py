@@ -16,7 +16,7 @@ from dmdenv._core.fields import field_values
 from dmdenv.agents.base import SpaceMismatchError, get_agent
 from dmdenv.agents.cli.arguments import check_at_least, check_seed, parse_env, parse_env_id, parse_params
 from dmdenv.agents.cli.errors import UsageError, as_usage_error
-from dmdenv.agents.cli.options import DEFAULT_AGENT, KEPT_OPTIONS, TrainOptions
+from dmdenv.agents.cli.options import KEPT_OPTIONS, TrainOptions
 from dmdenv.agents.runs.atomic_write import atomic_write
 from dmdenv.agents.runs.comparison import FINAL_STEPS, compare_policies, format_table, step_means
 from dmdenv.agents.runs.film import choose_length, choose_pace, film_states, record_episode
@@ -25,7 +25,8 @@ from dmdenv.agents.runs.metrics import read_metrics
 from dmdenv.agents.runs.recipe import uses_float64
 from dmdenv.agents.runs.run import Run
 from dmdenv.agents.runs.training import train_run
-from dmdenv.envs.base import CapacityExceeded
+from dmdenv.agents.settings import ANY_TASK, best_agent, is_known, tuned_settings
+from dmdenv.envs.base import CapacityExceeded, Env
 from dmdenv.simulation import CheckpointNotWritten, Interrupted, Interruption
 from dmdenv.simulation.disk import one_line
 from dmdenv.simulation.lock import LOCK, lock_folder
@@ -87,11 +88,12 @@ def _create(
     """A new run and its folder, which is locked as long as `held`."""
     if options.env_id is None:
         raise UsageError("ENV: missing; must be an environment of `dmdenv list`, or use --resume RUN_DIR")
-    id, agent_name = options.env_id, options.agent or DEFAULT_AGENT
+    id, agent_name = options.env_id, options.agent or options.default_agent or ANY_TASK
     seed = 0 if options.seed is None else options.seed
     check_seed(seed)
     config = _agent_config(agent_name, settings)
     env = interruption.wait_for(lambda: parse_env(id, options.env))
+    _check_tuning(options, env, agent_name)
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     path = options.run_dir or Path("runs") / f"{env.id.replace(':', '.')}-{agent_name}-{now}"
     run = Run(
@@ -108,7 +110,29 @@ def _create(
     interruption.check()
     with as_usage_error(f"--run-dir {path}"):
         held.enter_context(lock_folder(path))
-        return run.create()
+        run.create()
+    _say_tuning(options, env, agent_name)
+    return run
+
+
+def _check_tuning(options: TrainOptions, env: Env, agent_name: str) -> None:
+    """Refuse defaults of another task than the environment's: they are chosen before the command line is parsed."""
+    if options.tuned_for is None:
+        return
+    id, task = options.tuned_for
+    same = tuned_settings(id, task, agent_name) == tuned_settings(env.id, env.task, agent_name)
+    if not same or not (options.agent or agent_name == best_agent(env.id, env.task)):
+        raise UsageError(f"ENV {env.id}: must come first, as in `dmdenv train {env.id} --agent {agent_name}`")
+
+
+def _say_tuning(options: TrainOptions, env: Env, agent_name: str) -> None:
+    """Say which agent was chosen, and which of its settings are tuned."""
+    name = f"{env.id}, task {env.task}"
+    if not options.agent:
+        known = "the best one known for" if is_known(env.id, env.task) else "the default for"
+        print(f"agent: {agent_name}, {known} {name}")
+    if tuned := tuned_settings(env.id, env.task, agent_name):
+        print(f"defaults for {name}: {' '.join(f'{_flag(key)} {_as_typed(value)}' for key, value in tuned.items())}")
 
 
 def _agent_config(agent_name: str, settings: dict[str, Any]) -> Any:
