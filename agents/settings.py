@@ -13,7 +13,7 @@ class Tuned(NamedTuple):
     """What is known of one task."""
 
     best: str  # the agent with the highest return
-    settings: Mapping[str, Mapping[str, Any]]  # of each agent, what differs from the defaults of its Config
+    settings: Mapping[str, Mapping[str, Any]]  # of each agent that fits, what differs from the defaults of its Config
 
 
 TUNED: Mapping[tuple[str | None, str | None], Tuned] = {
@@ -24,7 +24,6 @@ TUNED: Mapping[tuple[str | None, str | None], Tuned] = {
             "shac": {"updates": 300},
             "ppo": {"updates": 500},
             "es": {"updates": 150, "population": 32, "episodes": 1, "method": "cmaes", "hidden": (8,), "spread": 0.3},
-            "open_loop": {"updates": 100},
         },
     ),
     ("bonded_chain", "swim"): Tuned(
@@ -34,7 +33,6 @@ TUNED: Mapping[tuple[str | None, str | None], Tuned] = {
             "shac": {"updates": 100, "num_envs": 32, "window": 16, "deviation": 1.0},
             "ppo": {"updates": 100, "deviation": 1.0},
             "es": {"updates": 60, "population": 32, "episodes": 1, "method": "cmaes", "hidden": (), "spread": 0.5},
-            "open_loop": {"updates": 40, "num_envs": 8},
         },
     ),
     ("bonded_chain", "fold"): Tuned(
@@ -44,7 +42,6 @@ TUNED: Mapping[tuple[str | None, str | None], Tuned] = {
             "shac": {"updates": 500, "window": 16, "hidden": (128, 128)},
             "ppo": {"updates": 400, "hidden": (128, 128)},
             "es": {"updates": 150, "population": 48, "episodes": 1, "method": "cmaes", "hidden": (4,), "spread": 0.2},
-            "open_loop": {"updates": 100},
         },
     ),
     ("flocking", "align"): Tuned(
@@ -52,9 +49,8 @@ TUNED: Mapping[tuple[str | None, str | None], Tuned] = {
         {
             "apg": {"updates": 60},
             "shac": {"updates": 60},
-            "ppo": {"updates": 300},
+            "ppo": {"updates": 200},
             "es": {"updates": 60, "episodes": 1},
-            "open_loop": {"updates": 30},
         },
     ),
     ("flocking", "shepherd"): Tuned(
@@ -64,7 +60,6 @@ TUNED: Mapping[tuple[str | None, str | None], Tuned] = {
             "shac": {"updates": 100, "discount": 0.995},
             "ppo": {"updates": 300, "window": 64, "discount": 0.998, "deviation": 1.0, "entropy_weight": 0.003},
             "es": {"updates": 240, "method": "cmaes", "hidden": (8,), "spread": 1.0},
-            "open_loop": {"updates": 30},
         },
     ),
     ("flocking", "evade"): Tuned(
@@ -74,7 +69,6 @@ TUNED: Mapping[tuple[str | None, str | None], Tuned] = {
             "shac": {"updates": 400, "num_envs": 128, "window": 4},
             "ppo": {"updates": 300},
             "es": {"updates": 100, "population": 48, "method": "cmaes", "hidden": (8,), "spread": 0.3},
-            "open_loop": {"updates": 30},
         },
     ),
     ("lj_fluid", "anneal"): Tuned(
@@ -114,7 +108,6 @@ TUNED: Mapping[tuple[str | None, str | None], Tuned] = {
             "shac": {"updates": 100, "num_envs": 16, "window": 4, "discount": 1.0},
             "ppo": {"updates": 60, "num_envs": 32, "window": 8, "discount": 1.0},
             "es": {"updates": 12, "population": 32, "episodes": 2, "method": "cmaes", "hidden": (8,), "spread": 0.5},
-            "open_loop": {"updates": 40, "num_envs": 8},
         },
     ),
     ("trap_drag", "drag"): Tuned(

@@ -4,9 +4,9 @@
 
 A cell is an agent on a task, with the settings of `dmdenv.agents.settings`: all seeds are trained in one program, and
 their policies, without noise, play the same episodes as those of all other cells. Each cell is a file in
-`results/agents/`; one that is there already, of the same settings, seeds and versions, is not measured again, so that an
-interrupted run goes on where it stopped. `python -m benchmarks.agents_report` makes the table and the learning curves of
-docs/agents.md from them.
+`results/agents/`; one that is there already, of the same settings, seeds and versions, is not measured again, so that
+an interrupted run goes on where it stopped. `python -m benchmarks.agents_report` makes the table and the learning
+curves of docs/agents.md from them.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import multiprocessing
 import os
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -29,7 +29,7 @@ from dmdenv.agents.base import Agent, get_agent, registered_agents
 from dmdenv.agents.evaluate import Evaluation, evaluate
 from dmdenv.agents.policies import random_policy, zero_policy
 from dmdenv.agents.runs.capacity import compute_within_capacity
-from dmdenv.agents.settings import tuned_settings
+from dmdenv.agents.settings import TUNED, tuned_settings
 from dmdenv.envs.base import Env, Params
 
 CELLS = harness.RESULTS / "agents"
@@ -50,7 +50,7 @@ class Options:
 
     quick: Annotated[bool, tyro.conf.arg(help="three tasks; about ten minutes on two cores")] = False
     tasks: Annotated[tuple[str, ...], tyro.conf.arg(help="ID.TASK ...; by default all", metavar="ID.TASK ...")] = ()
-    agents: Annotated[tuple[str, ...], tyro.conf.arg(help="NAME ...; by default all", metavar="NAME ...")] = ()
+    agents: Annotated[tuple[str, ...], tyro.conf.arg(help="NAME ...; by default all that fit", metavar="NAME ...")] = ()
     seeds: Annotated[int, tyro.conf.arg(help="trainings of each cell, in one program")] = 5
     processes: Annotated[int, tyro.conf.arg(help="cells measured side by side, each on a core of its own")] = 1
     folder: Annotated[pathlib.Path, tyro.conf.arg(help="where the cells are")] = CELLS
@@ -58,18 +58,24 @@ class Options:
 
 def main(options: Options) -> None:
     tasks = options.tasks or (QUICK_TASKS if options.quick else TASKS)
-    agents = options.agents or registered_agents()
-    for kind, given, known in (("--tasks", tasks, TASKS), ("--agents", agents, registered_agents())):
+    for kind, given, known in (("--tasks", tasks, TASKS), ("--agents", options.agents, registered_agents())):
         for name in given:
             if name not in known:
                 raise SystemExit(f"{kind} {name}: must be one of {', '.join(known)}")
-    cells = [(task, cell, options) for task in tasks for cell in (REFERENCES, *agents, GRADIENTS)]
+    cells = [(task, cell, options) for task in tasks for cell in cells_of(task, options.agents)]
     context = multiprocessing.get_context("spawn")
     cores = context.Queue()
     for core in range(options.processes):
         cores.put(core)
     with context.Pool(options.processes, initializer=begin, initargs=(cores,)) as pool:
         pool.starmap(measure, cells, chunksize=1)
+
+
+def cells_of(task: str, agents: Sequence[str]) -> list[str]:
+    """The cells of a task: references, agents (of those given, if any) that fit, gradients."""
+    id, _, name = task.partition(".")
+    fit = [agent for agent in TUNED[id, name].settings if not agents or agent in agents]
+    return [REFERENCES, *fit, GRADIENTS]
 
 
 def begin(cores: Any) -> None:

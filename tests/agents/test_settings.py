@@ -15,11 +15,11 @@ from run_checks import TINY
 TASKS = [(id, task) for id in dmdenv.registered_envs() for task in dmdenv.registered_tasks(id)]
 
 
-def test_every_task_has_settings_of_every_agent_that_are_valid():
+def test_every_task_has_settings_of_every_agent_that_fits():
     assert set(TUNED) == set(TASKS)
     for tuned in TUNED.values():
         assert tuned.best in tuned.settings
-        assert sorted(tuned.settings) == list(registered_agents())
+        assert sorted({*tuned.settings, "open_loop"}) == list(registered_agents())  # where it needs no feedback
         for agent, fields in tuned.settings.items():
             get_agent(agent).Config(**fields)
 
