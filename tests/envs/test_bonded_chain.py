@@ -274,7 +274,8 @@ def test_a_broken_bond_ends_the_episode():
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", by_default(TASKS, "reach"))
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
 def test_gradients_of_a_return_agree_with_central_differences(task):
     """32 steps, by actions, initial state and parameters, also in the first forces; no motor at its range, no jump."""
     env = ENVS[task]

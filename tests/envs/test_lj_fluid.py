@@ -347,7 +347,8 @@ def test_lists_and_all_pairs_give_the_same_steps(task):
     jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-8), *ends)
 
 
-@pytest.mark.parametrize("pairs", by_default(["all", "list"], "list"))
+@pytest.mark.slow
+@pytest.mark.parametrize("pairs", ["all", "list"])
 def test_the_box_follows_the_density_and_the_particles_the_box(pairs):
     """Between two steps; in `drag` so does the trap, and the forces after the step are those in the new box."""
     env = small("drag", pairs=pairs)

@@ -59,6 +59,7 @@ def test_what_is_measured_of_a_packing_is_what_its_pairs_say(dimension):
     assert_allclose(info["packing_fraction"], volume / side**dimension, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_starts_do_not_overlap_and_copies_are_the_same_packing():
     diameters = bidisperse(32, 1.4)
     pool = prepare(loose_packings, 32, 2)

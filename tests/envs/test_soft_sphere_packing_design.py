@@ -22,15 +22,16 @@ def compiled():
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "diameters", "dimension"),
     [
         ("pressure", "populations", 2),
-        pytest.param("energy", "populations", 2, marks=pytest.mark.slow),
-        pytest.param("pressure", "each", 2, marks=pytest.mark.slow),
-        pytest.param("pressure", "populations", 3, marks=pytest.mark.slow),
-        pytest.param("shear_modulus", "each", 2, marks=pytest.mark.slow),
-        pytest.param("poisson_ratio", "populations", 2, marks=pytest.mark.slow),
+        ("energy", "populations", 2),
+        ("pressure", "each", 2),
+        ("pressure", "populations", 3),
+        ("shear_modulus", "each", 2),
+        ("poisson_ratio", "populations", 2),
     ],
 )
 def test_the_gradient_of_an_attempt_agrees_with_central_differences(target, diameters, dimension):

@@ -229,6 +229,7 @@ by_the_ratio = jax.jit(jax.jacfwd(moved))
 of_a_random_sum = jax.jit(jax.grad(lambda ratio, start: jnp.sum(WEIGHTS * moved(ratio, start))))
 
 
+@pytest.mark.slow
 def test_rattlers_stay_where_they_are_and_the_others_move_as_in_finite_differences():
     found, contacts = near_jamming(1.4, jnp.asarray(np.random.default_rng(1).uniform(0, BOX, (N, 2))))
     x, rattlers = found.state.positions, np.asarray(contacts) == 0

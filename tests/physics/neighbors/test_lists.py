@@ -132,6 +132,7 @@ def test_a_list_equals_brute_force(shape, seed, places, skin, looseness, unit):
     np.testing.assert_array_equal(built.positions, x)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(
     shape=st.sampled_from(SHEARED_SHAPES),

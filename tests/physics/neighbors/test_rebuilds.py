@@ -21,7 +21,7 @@ from brute_force import (
 )
 from dmdenv.neighbors import AllPairs, allocate, neighbor_sum, update
 from dmdenv.space import Periodic, Triclinic
-from marks import OPTIMIZED, by_default
+from marks import OPTIMIZED
 
 pytestmark = pytest.mark.usefixtures("through_cells")
 
@@ -210,7 +210,8 @@ BATCHED = {
 }
 
 
-@pytest.mark.parametrize("name", by_default(["vmap of grad", "grad of vmap"], "grad of vmap"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vmap of grad", "grad of vmap"])
 def test_the_compiled_program_of_a_batch_rebuilds_on_a_condition(name, monkeypatch):
     """And would not without the reduction over the batch: the text that is looked for means what it should."""
     program = BATCHED[name]
