@@ -5,14 +5,12 @@ import types
 
 import pytest
 
-import dmdenv
 from dmdenv.agents import settings
 from dmdenv.agents.base import get_agent, registered_agents
 from dmdenv.agents.cli.main import main
 from dmdenv.agents.settings import TUNED, Tuned, best_agent, tuned_settings
 from run_checks import TINY
-
-TASKS = [(id, task) for id in dmdenv.registered_envs() for task in dmdenv.registered_tasks(id)]
+from small_envs import TASKS
 
 
 def test_every_task_has_settings_of_every_agent_that_fits():
