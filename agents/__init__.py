@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from dmdenv.agents.base import (
         Agent,
         Config,
+        InformedPolicy,
         Metrics,
         Policy,
         SpaceMismatchError,
-        TimedPolicy,
         TrainState,
         get_agent,
         registered_agents,
@@ -27,10 +27,10 @@ if __name__ == "agents":
 __all__ = [
     "Agent",
     "Config",
+    "InformedPolicy",
     "Metrics",
     "Policy",
     "SpaceMismatchError",
-    "TimedPolicy",
     "TrainState",
     "get_agent",
     "registered_agents",

@@ -18,12 +18,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dmdenv._core.fields import Declared, real, sizes, whole
+from dmdenv._core.fields import Declared, choice, real, sizes, whole
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.agents import windows
 from dmdenv.agents.base import Metrics
-from dmdenv.agents.networks import DeterministicPolicy, deterministic_policy
+from dmdenv.agents.networks import NETWORKS, DeterministicPolicy, deterministic_policy
 from dmdenv.agents.optimization import clipped_adam, descend
+from dmdenv.envs.acting import act
 from dmdenv.envs.base import Env, Observation, Params, State
 
 
@@ -41,6 +42,8 @@ class Config(Declared):
     """Environments in the batch."""
     window: int = whole(32, at_least=1, at_most=10**9)
     """Steps per update, and how far ahead the gradient sees; chaotic tasks need fewer, see their pages in docs/."""
+    network: str = choice("rows", of=NETWORKS)
+    """rows; neighbors: rows hear their neighbours; whole: one network of all that is observed."""
     hidden: tuple[int, ...] = sizes((64, 64))
     """Sizes of the policy's hidden layers."""
     learning_rate: float = real(3e-3, above=0)
@@ -72,11 +75,11 @@ def init(env: Env, config: Config, key: jax.Array, *, params: Params | None = No
     """The state before the first update.
 
     Raises:
-        SpaceMismatchError: when no shared policy fits the environment's spaces.
+        SpaceMismatchError: when the network does not fit the environment's spaces.
     """
     params = env.default_params if params is None else params
     key, policy_key, reset_key = jax.random.split(key, 3)
-    policy = deterministic_policy(env, config.hidden, policy_key)
+    policy = deterministic_policy(env, config.hidden, policy_key, network=config.network)
     env_states, observations = windows.begin(env, reset_key, params, num_envs=config.num_envs, steps=config.window)
     return TrainState(
         policy=policy,
@@ -165,11 +168,11 @@ def window_loss(
         over batch and window of the reward and of every scalar in `info`.
     """
 
-    def act(key, observation):
-        return policy(key, observation), None
+    def take(key, observation, state):
+        return act(policy, key, observation, env, state, params), None
 
     env_states, observations, window = windows.run_window(
-        env, act, env_states, observations, key, params, steps=config.window
+        env, take, env_states, observations, key, params, steps=config.window
     )
     weights = config.discount ** jnp.arange(config.window, dtype=window.rewards.dtype)
     loss = -jnp.dot(weights / jnp.sum(weights), jnp.mean(window.rewards, axis=1))

@@ -5,7 +5,7 @@ differentiated where the method allows it. The command line knows agents through
 """
 
 import importlib
-from typing import Any, ClassVar, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 import jax
 
@@ -42,16 +42,16 @@ class Policy(Protocol):
         ...
 
 
-class TimedPolicy(Protocol):
-    """A policy that takes the time as well, and says so; whoever runs it hands it over, see `policies.act`.
+class InformedPolicy(Protocol):
+    """A policy that takes more than the observation, and says so; whoever runs it hands it over."""
 
-    The time is that of the environment's state, `state.time`, which a reset sets to zero.
-    """
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """What it takes: words of `dmdenv.envs.acting.asked_by`."""
+        ...
 
-    takes_time: ClassVar[Literal[True]]
-
-    def __call__(self, key: jax.Array, observation: jax.Array, time: jax.Array, /) -> jax.Array:
-        """As `Policy`; `time` is int32 [], the steps since the reset."""
+    def __call__(self, key: jax.Array, observation: jax.Array, /, *more: Any) -> jax.Array:
+        """As `Policy`, with what the words stand for, in their order."""
         ...
 
 
@@ -114,7 +114,7 @@ class Agent(Protocol):
         """A training state from the same environment with other static capacities, as one of this environment."""
         ...
 
-    def policy(self, env: Env, config: Any, state: Any) -> Policy | TimedPolicy:
+    def policy(self, env: Env, config: Any, state: Any) -> Policy | InformedPolicy:
         """The policy of a state, as it is to be evaluated."""
         ...
 

@@ -1,5 +1,6 @@
 """The critic: the value of what an instance observes, one vector or rows."""
 
+import math
 from collections.abc import Sequence
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from dmdenv._core.pytree import Replaceable, pytree, static
-from dmdenv.agents.networks import Perceptron
+from dmdenv.agents.perceptron import Perceptron
 from dmdenv.envs.base import Env
 
 
@@ -42,9 +43,11 @@ class Critic(Replaceable):
 
     weights: nnx.State  # each leaf [networks, ...]
     graph: nnx.GraphDef = static()
+    whole: bool = static()  # whether rows are one vector to it
 
     def each(self, observation: jax.Array) -> jax.Array:
         """The value of each network, `[networks]`, for one observation of an instance."""
+        observation = observation.reshape(-1) if self.whole else observation
         return jax.vmap(lambda weights: nnx.merge(self.graph, weights)(observation))(self.weights)
 
     def __call__(self, observation: jax.Array) -> jax.Array:
@@ -52,7 +55,7 @@ class Critic(Replaceable):
         return jnp.mean(self.each(observation))
 
 
-def critic(env: Env, hidden: Sequence[int], key: jax.Array, *, networks: int = 1) -> Critic:
+def critic(env: Env, hidden: Sequence[int], key: jax.Array, *, networks: int = 1, network: str = "rows") -> Critic:
     """A critic with initial weights, for observations `[m]` or `[n, m]`.
 
     Args:
@@ -60,10 +63,12 @@ def critic(env: Env, hidden: Sequence[int], key: jax.Array, *, networks: int = 1
         hidden: sizes of the hidden layers.
         key: for the initial weights, consumed.
         networks: how many.
+        network: of the policy; to a critic of `whole`, rows are one vector.
     """
+    shape, whole = env.observation_shape, network == "whole"
 
-    def network(key):
-        return ValueNetwork(env.observation_shape[-1], hidden, rngs=nnx.Rngs(key))
+    def build(key):
+        return nnx.split(ValueNetwork(math.prod(shape) if whole else shape[-1], hidden, rngs=nnx.Rngs(key)))
 
-    weights = jax.vmap(lambda key: nnx.split(network(key))[1])(jax.random.split(key, networks))
-    return Critic(weights, nnx.split(network(key))[0])
+    weights = jax.vmap(lambda key: build(key)[1])(jax.random.split(key, networks))
+    return Critic(weights, build(key)[0], whole)

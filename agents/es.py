@@ -29,7 +29,7 @@ from dmdenv._core.fields import Declared, choice, real, sizes, whole
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.agents.base import Metrics, SpaceMismatchError
 from dmdenv.agents.evaluate import Evaluation, evaluate
-from dmdenv.agents.networks import DeterministicPolicy, deterministic_policy
+from dmdenv.agents.networks import NETWORKS, DeterministicPolicy, deterministic_policy
 from dmdenv.envs.base import Env, Params
 from dmdenv.search.cmaes import MOST_NUMBERS, Distribution, draw, learn
 
@@ -52,6 +52,8 @@ class Config(Declared):
     """Episodes of each member per update, the same for all members."""
     steps: int | None = whole(None, at_least=1, at_most=10**9, optional=True)
     """Steps of an episode that count, from its start; None for all."""
+    network: str = choice("rows", of=NETWORKS)
+    """rows; neighbors: rows hear their neighbours; whole: one network of all that is observed."""
     hidden: tuple[int, ...] = sizes((16,))
     """Sizes of the policy's hidden layers."""
     spread: float = real(0.1, above=0)
@@ -90,10 +92,10 @@ def init(env: Env, config: Config, key: jax.Array, *, params: Params | None = No
     """The state before the first update.
 
     Raises:
-        SpaceMismatchError: when no shared policy fits the environment's spaces, or it has too many weights for cmaes.
+        SpaceMismatchError: when the network does not fit the environment's spaces, or has too many weights for cmaes.
     """
     key, policy_key = jax.random.split(key)
-    policy = deterministic_policy(env, config.hidden, policy_key)
+    policy = deterministic_policy(env, config.hidden, policy_key, network=config.network)
     mean, _ = ravel_pytree(policy)
     if config.method == "openai":
         search = _adam(config).init(mean)

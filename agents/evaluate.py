@@ -15,8 +15,8 @@ from jax.core import Tracer
 
 from dmdenv._core.fields import Whole
 from dmdenv._core.pytree import Replaceable, pytree
-from dmdenv.agents.base import Policy, TimedPolicy
-from dmdenv.agents.policies import act
+from dmdenv.agents.base import InformedPolicy, Policy
+from dmdenv.envs.acting import act
 from dmdenv.envs.base import Env, Params
 
 
@@ -55,7 +55,7 @@ class Evaluation(Replaceable):
 
 def evaluate(
     env: Env,
-    policy: Policy | TimedPolicy,
+    policy: Policy | InformedPolicy,
     key: jax.Array,
     *,
     episodes: int,
@@ -69,7 +69,7 @@ def evaluate(
 
     Args:
         env: the environment.
-        policy: `policy(key, observation) -> action` of one instance; one that takes the time gets it, see `act`.
+        policy: `policy(key, observation) -> action` of one instance; one that takes more gets it, see `act`.
         key: consumed.
         episodes: how many environments.
         steps: the maximum number of steps; None for `params.max_steps`, which must then be concrete.
@@ -88,7 +88,7 @@ def evaluate(
 
 def run_episode(
     env: Env,
-    policy: Policy | TimedPolicy,
+    policy: Policy | InformedPolicy,
     key: jax.Array,
     *,
     steps: int | None = None,
@@ -99,7 +99,7 @@ def run_episode(
 
     Args:
         env: the environment.
-        policy: `policy(key, observation) -> action`; one that takes the time gets it, see `act`.
+        policy: `policy(key, observation) -> action`; one that takes more gets it, see `act`.
         key: consumed.
         steps: the maximum number of steps; None for `params.max_steps`, which must then be concrete.
         params: the environment's parameters; None for `env.default_params`.
@@ -118,7 +118,7 @@ def run_episode(
     def step(carry, key):
         state, observation, running = carry
         policy_key, step_key = jax.random.split(key)
-        action = act(policy, policy_key, observation, state.time)
+        action = act(policy, policy_key, observation, env, state, params)
         next_observation, next_state, reward, terminated, truncated, info = env.step_env(
             step_key, state, action, params
         )

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dmdenv._core.pytree import Replaceable, pytree
-from dmdenv.agents.base import Policy
+from dmdenv.agents.base import InformedPolicy, Policy
 from dmdenv.agents.networks import DeterministicPolicy, check_features, deterministic_policy
 from dmdenv.agents.normalizer import Normalizer
 from dmdenv.envs.base import Env
@@ -58,21 +59,23 @@ def log_slope(u: jax.Array) -> jax.Array:
 
 @pytree
 class GaussianPolicy(Replaceable):
-    """A squashed Gaussian around a deterministic policy, row by row, with one deviation for all rows and states."""
+    """A squashed Gaussian around a deterministic policy, with one deviation for all rows and states."""
 
     center: DeterministicPolicy
     log_deviation: jax.Array  # float [k], a row's components
 
-    def distribution(self, observation: jax.Array) -> SquashedGaussian:
+    def distribution(self, observation: jax.Array, *more: Any) -> SquashedGaussian:
         """The distribution of the action, its components on the last axis: `[*rows, k]`.
 
         Raises:
             SpaceMismatchError: as `DeterministicPolicy`.
         """
-        return SquashedGaussian(self.center.unsquashed(observation), self.log_deviation)
+        return SquashedGaussian(self.center.unsquashed(observation, *more), self.log_deviation)
 
 
-def gaussian_policy(env: Env, hidden: Sequence[int], key: jax.Array, *, deviation: float) -> GaussianPolicy:
+def gaussian_policy(
+    env: Env, hidden: Sequence[int], key: jax.Array, *, deviation: float, network: str = "rows"
+) -> GaussianPolicy:
     """A policy with initial weights that fits the environment's spaces; arguments and errors as `deterministic_policy`.
 
     Args:
@@ -80,8 +83,9 @@ def gaussian_policy(env: Env, hidden: Sequence[int], key: jax.Array, *, deviatio
         hidden: as there.
         key: as there.
         deviation: the initial standard deviation before tanh.
+        network: as there.
     """
-    center = deterministic_policy(env, hidden, key)
+    center = deterministic_policy(env, hidden, key, network=network)
     log_deviation = jnp.full(math.prod(center.row_action), math.log(deviation), jnp.result_type(float))
     return GaussianPolicy(center, log_deviation)
 
@@ -91,13 +95,18 @@ class NormalizedPolicy(Replaceable):
     """A policy of normalised observations."""
 
     normalizer: Normalizer
-    policy: Policy
+    policy: Policy | InformedPolicy
 
-    def __call__(self, key: jax.Array, observation: jax.Array) -> jax.Array:
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """What the policy takes."""
+        return getattr(self.policy, "takes", ())
+
+    def __call__(self, key: jax.Array, observation: jax.Array, *more: Any) -> jax.Array:
         """The policy's action.
 
         Raises:
             SpaceMismatchError: for an observation whose last axis has another length than the policy's.
         """
         check_features(observation, self.normalizer.mean.shape[-1])
-        return self.policy(key, self.normalizer(observation))
+        return self.policy(key, self.normalizer(observation), *more)

@@ -21,7 +21,7 @@ gradient descent with warm restarts", arXiv:1608.03983 (2017), eq. 5, for the cy
 import dataclasses
 import functools
 import math
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -75,11 +75,11 @@ class Config(Declared):
 
 @pytree
 class OpenLoopPolicy(Replaceable):
-    """`action = tanh(u_t)`: a `TimedPolicy`."""
+    """`action = tanh(u_t)`: an `InformedPolicy`."""
 
     inputs: jax.Array  # float [T, *action], u
 
-    takes_time: ClassVar[Literal[True]] = True
+    takes: ClassVar[tuple[str, ...]] = ("time",)
 
     def __call__(self, key: jax.Array, observation: jax.Array, time: jax.Array) -> jax.Array:
         """The action within [-1, 1] at a time, int32 []; key and observation are not used."""

@@ -1,24 +1,10 @@
-"""How policies act, and those that need no training: the zero action, and uniform random actions."""
+"""Policies that need no training: the zero action, and uniform random actions."""
 
 import jax
 import jax.numpy as jnp
 
 from dmdenv._core.pytree import Replaceable, pytree, static
-from dmdenv.agents.base import Policy, TimedPolicy
 from dmdenv.envs.base import Env
-
-
-def act(policy: Policy | TimedPolicy, key: jax.Array, observation: jax.Array, time: jax.Array) -> jax.Array:
-    """The action of any policy.
-
-    Args:
-        policy: it gets the time if it has an attribute `takes_time` that is true.
-        key: consumed.
-        observation: of one instance.
-        time: `state.time`, int32 [], the steps since the reset.
-    """
-    arguments = (time,) if getattr(policy, "takes_time", False) else ()
-    return policy(key, observation, *arguments)
 
 
 @pytree

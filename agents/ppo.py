@@ -16,21 +16,24 @@ arXiv:2103.01955 (2022).
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dmdenv._core.fields import Declared, real, sizes, whole
+from dmdenv._core.fields import Declared, choice, real, sizes, whole
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.agents import windows
 from dmdenv.agents.base import Metrics
 from dmdenv.agents.critic import Critic, critic
 from dmdenv.agents.heads import GaussianPolicy, NormalizedPolicy, gaussian_policy
+from dmdenv.agents.networks import NETWORKS
 from dmdenv.agents.normalizer import Normalizer, normalizer
 from dmdenv.agents.optimization import clipped_adam, descend, scan_minibatches
 from dmdenv.agents.returns import generalized_advantages
 from dmdenv.agents.windows import Window
+from dmdenv.envs.acting import asked_by
 from dmdenv.envs.base import Env, Observation, Params, State
 
 
@@ -52,6 +55,8 @@ class Config(Declared):
     """How many times an update goes through the steps of its window."""
     minibatches: int = whole(8, at_least=1, at_most=10**9)
     """Into how many parts an epoch divides the steps of the window, each for one step of Adam."""
+    network: str = choice("rows", of=NETWORKS)
+    """rows; neighbors: rows hear their neighbours; whole: one network of all that is observed."""
     hidden: tuple[int, ...] = sizes((64, 64))
     """Sizes of the hidden layers, of the policy and of the critic."""
     deviation: float = real(0.5, above=0)
@@ -104,6 +109,7 @@ class Samples(Replaceable):
     """What the loss needs of each step; every array `[samples, ...]`."""
 
     observations: jax.Array  # normalised
+    more: tuple[Any, ...]  # what the policy took beside them
     u: jax.Array  # the action before tanh, [samples, *rows, k]
     log_probability: jax.Array  # of the policy that took it, [samples, *rows]
     advantage: jax.Array  # normalised
@@ -115,12 +121,12 @@ def init(env: Env, config: Config, key: jax.Array, *, params: Params | None = No
     """The state before the first update.
 
     Raises:
-        SpaceMismatchError: when no shared policy fits the environment's spaces.
+        SpaceMismatchError: when the network does not fit the environment's spaces.
     """
     params = env.default_params if params is None else params
     key, policy_key, critic_key, reset_key = jax.random.split(key, 4)
-    policy = gaussian_policy(env, config.hidden, policy_key, deviation=config.deviation)
-    value = critic(env, config.hidden, critic_key)
+    policy = gaussian_policy(env, config.hidden, policy_key, deviation=config.deviation, network=config.network)
+    value = critic(env, config.hidden, critic_key, network=config.network)
     env_states, observations = windows.begin(env, reset_key, params, num_envs=config.num_envs, steps=config.window)
     return TrainState(
         policy=policy,
@@ -192,12 +198,15 @@ def policy(env: Env, config: Config, state: TrainState) -> NormalizedPolicy:
 def run(
     env: Env, config: Config, state: TrainState, key: jax.Array, params: Params
 ) -> tuple[State, Observation, Window]:
-    """A window under the policy; its records are u and the logarithm of the action's probability."""
+    """A window under the policy; its records are u, the logarithm of the action's probability, and what the
+    policy took beside the observation.
+    """
 
-    def act(key, observation):
-        gaussian = state.policy.distribution(state.seen(observation))
+    def act(key, observation, env_state):
+        more = asked_by(state.policy.center, env, env_state, params)
+        gaussian = state.policy.distribution(state.seen(observation), *more)
         u = gaussian.sample(key)
-        return state.policy.center.squash(u), (u, gaussian.log_probability(u))
+        return state.policy.center.squash(u), (u, gaussian.log_probability(u), more)
 
     return windows.run_window(env, act, state.env_states, state.observations, key, params, steps=config.window)
 
@@ -215,9 +224,10 @@ def estimate(config: Config, state: TrainState, window: Window, key: jax.Array) 
         discount=config.discount,
         trace_decay=config.gae_lambda,
     )
-    u, log_probability = window.records
+    u, log_probability, more = window.records
     samples = Samples(
         observations=state.seen(window.observations),
+        more=more,
         u=u,
         log_probability=log_probability,
         advantage=(advantages - jnp.mean(advantages)) / (jnp.std(advantages) + 1e-8),
@@ -231,7 +241,7 @@ def sample_loss(
     config: Config, returns: Normalizer, policy: GaussianPolicy, critic: Critic, sample: Samples
 ) -> tuple[jax.Array, Metrics]:
     """The loss of one step, see the module's formula, and its parts."""
-    gaussian = policy.distribution(sample.observations)
+    gaussian = policy.distribution(sample.observations, *sample.more)
     log_ratio = gaussian.log_probability(sample.u) - sample.log_probability
     ratio = jnp.exp(log_ratio)
     clipped = jnp.clip(ratio, 1.0 - config.clip, 1.0 + config.clip)

@@ -26,16 +26,18 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dmdenv._core.fields import Declared, real, sizes, whole
+from dmdenv._core.fields import Declared, choice, real, sizes, whole
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.agents import windows
 from dmdenv.agents.base import Metrics
 from dmdenv.agents.critic import Critic, critic
 from dmdenv.agents.heads import GaussianPolicy, NormalizedPolicy, gaussian_policy
+from dmdenv.agents.networks import NETWORKS
 from dmdenv.agents.normalizer import Normalizer, normalizer
 from dmdenv.agents.optimization import clipped_adam, descend, scan_minibatches
 from dmdenv.agents.returns import td_lambda, window_return
 from dmdenv.agents.windows import Window
+from dmdenv.envs.acting import asked_by
 from dmdenv.envs.base import Env, Observation, Params, State
 
 
@@ -53,6 +55,8 @@ class Config(Declared):
     """Environments in the batch."""
     window: int = whole(32, at_least=1, at_most=10**9)
     """Steps per update, and how far ahead the gradient sees; chaotic tasks need fewer, see their pages in docs/."""
+    network: str = choice("rows", of=NETWORKS)
+    """rows; neighbors: rows hear their neighbours; whole: one network of all that is observed."""
     hidden: tuple[int, ...] = sizes((64, 64))
     """Sizes of the hidden layers, of the policy and of the critics."""
     deviation: float = real(0.3, above=0)
@@ -113,12 +117,12 @@ def init(env: Env, config: Config, key: jax.Array, *, params: Params | None = No
     """The state before the first update.
 
     Raises:
-        SpaceMismatchError: when no shared policy fits the environment's spaces.
+        SpaceMismatchError: when the network does not fit the environment's spaces.
     """
     params = env.default_params if params is None else params
     key, policy_key, critic_key, reset_key = jax.random.split(key, 4)
-    policy = gaussian_policy(env, config.hidden, policy_key, deviation=config.deviation)
-    value = critic(env, config.hidden, critic_key, networks=config.critics)
+    policy = gaussian_policy(env, config.hidden, policy_key, deviation=config.deviation, network=config.network)
+    value = critic(env, config.hidden, critic_key, networks=config.critics, network=config.network)
     env_states, observations = windows.begin(env, reset_key, params, num_envs=config.num_envs, steps=config.window)
     return TrainState(
         policy=policy,
@@ -221,9 +225,10 @@ def window_loss(
         window, whose records are entropies `[window, num_envs]`, means over rows; the critic's targets, of this shape.
     """
 
-    def act(key, observation):
+    def act(key, observation, env_state):
         sample_key, entropy_key = jax.random.split(key)
-        gaussian = policy.distribution(state.seen(observation))
+        more = asked_by(policy.center, env, env_state, params)
+        gaussian = policy.distribution(state.seen(observation), *more)
         return policy.center.squash(gaussian.sample(sample_key)), jnp.mean(gaussian.entropy(entropy_key))
 
     def value_of(observation):

@@ -10,7 +10,7 @@ from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.agents.base import Metrics
 from dmdenv.envs.base import Env, Observation, Params, State
 
-Act = Callable[[jax.Array, Observation], tuple[jax.Array, Any]]
+Act = Callable[[jax.Array, Observation, Any], tuple[jax.Array, Any]]
 
 
 @pytree
@@ -61,7 +61,7 @@ def run_window(
 
     Args:
         env: the environment.
-        act: `act(key, observation) -> (action, record)` of one instance; records are kept in the window.
+        act: `act(key, observation, state) -> (action, record)` of one instance; records are kept in the window.
         env_states: at the start, each leaf `[B, ...]`.
         observations: of these states `[B, ...]`.
         key: for policy and dynamics, consumed.
@@ -74,7 +74,7 @@ def run_window(
 
     def step_one(key, env_state, observation):
         act_key, step_key = jax.random.split(key)
-        action, record = act(act_key, observation)
+        action, record = act(act_key, observation, env_state)
         next_observation, env_state, reward, terminated, truncated, info = env.step(step_key, env_state, action, params)
         final = info.pop("final_observation")
         return (env_state, next_observation), Window(observation, record, reward, final, terminated, truncated, info)

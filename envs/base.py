@@ -26,6 +26,7 @@ from dmdenv._core.tracing import is_tracing
 from dmdenv._core.varying import vary, vary_together, varying_axes
 from dmdenv.envs.neighborhood import Neighborhood
 from dmdenv.envs.registry import KEPT_FROM_PARAMETERS, check_names, entry_of
+from dmdenv.envs.row_neighbors import RowNeighbors
 
 Info = dict[str, Any]
 Observation = jax.Array
@@ -189,6 +190,13 @@ class Env(Declared, abc.ABC, Generic[S, P]):
     def baselines(self, params: P | None = None) -> dict[str, Baseline]:
         """Policies worth beating, by name: `policy(key, observation) -> action`, pure."""
         return {}
+
+    def row_neighbors(self, state: S, params: P) -> RowNeighbors | None:
+        """Where the rows of an observation are, for policies whose rows talk to their neighbours.
+
+        None, the default: it is not said, and to such a policy all rows are neighbours of each other.
+        """
+        return None
 
     def validate(self, params: P) -> None:
         """Check parameters (numpy leaves) against each other and against the configuration; raises ValueError."""

@@ -1,6 +1,5 @@
 """`dmdenv gradients`: up to which horizon the gradient of a return can be trusted."""
 
-import functools
 import sys
 from typing import Any
 
@@ -12,7 +11,6 @@ from dmdenv.agents.cli.arguments import check_at_least, check_output, check_seed
 from dmdenv.agents.cli.errors import as_usage_error
 from dmdenv.agents.cli.options import GradientsOptions
 from dmdenv.agents.cli.setup import UNTRAINED, choose_setup
-from dmdenv.agents.policies import act
 from dmdenv.agents.runs.atomic_write import atomic_write
 from dmdenv.envs.base import CapacityExceeded
 from dmdenv.envs.gradients import grad_report
@@ -44,10 +42,9 @@ def gradients(options: GradientsOptions) -> int:
                 with as_usage_error(f"--horizons {horizon}"):
                     Whole(at_least=1, at_most=episode).convert("horizon", horizon)
             action_key, key = jax.random.split(jax.random.key(options.seed))
-            if options.policy in UNTRAINED or getattr(policy, "takes_time", False):  # which look at no observation
-                times = jnp.arange(max(options.horizons, default=episode))
-                keys, nothing = jax.random.split(action_key, len(times)), jnp.zeros(env.observation_shape)
-                varied = jax.vmap(functools.partial(act, policy), (0, None, 0))(keys, nothing, times)
+            if options.policy in UNTRAINED:
+                keys = jax.random.split(action_key, max(options.horizons, default=episode))
+                varied = jax.vmap(policy, (0, None))(keys, jnp.zeros(env.observation_shape))
             report = grad_report(
                 env,
                 varied,

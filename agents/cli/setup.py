@@ -7,11 +7,12 @@ from typing import NamedTuple, Protocol
 import jax
 
 from dmdenv._core.fields import field_values
-from dmdenv.agents.base import Policy, SpaceMismatchError, TimedPolicy
+from dmdenv.agents.base import InformedPolicy, Policy, SpaceMismatchError
 from dmdenv.agents.cli.arguments import configure_env, parse_env, parse_env_id, parse_params
 from dmdenv.agents.cli.errors import UsageError, as_usage_error
-from dmdenv.agents.policies import act, random_policy, zero_policy
+from dmdenv.agents.policies import random_policy, zero_policy
 from dmdenv.agents.runs.run import CHECKPOINTS, Run
+from dmdenv.envs.acting import act
 from dmdenv.envs.base import Env, Params
 from dmdenv.simulation.checkpoints import saved_steps
 
@@ -36,7 +37,7 @@ class Setup(NamedTuple):
 
     env: Env
     params: Params
-    policy: Policy | TimedPolicy
+    policy: Policy | InformedPolicy
 
 
 def choose_setup(options: Options) -> Setup:
@@ -102,12 +103,12 @@ def _check_task(env: Env, options: Options) -> None:
             raise UsageError(f"--env {assignment}: {trained}; must be {env.task} or absent")
 
 
-def _check_action_shape(env: Env, policy: Policy | TimedPolicy, params: Params) -> None:
+def _check_action_shape(env: Env, policy: Policy | InformedPolicy, params: Params) -> None:
     """Refuse a policy whose actions do not have the environment's shape."""
 
     def first_action(key):
         observation, state = env.reset(key, params)
-        return act(policy, key, observation, state.time)
+        return act(policy, key, observation, env, state, params)
 
     action = jax.eval_shape(first_action, jax.random.key(0))
     if action.shape != env.action_shape:

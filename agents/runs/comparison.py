@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dmdenv.agents.base import Policy, TimedPolicy
+from dmdenv.agents.base import InformedPolicy, Policy
 from dmdenv.agents.evaluate import Evaluation, evaluate
 from dmdenv.agents.policies import random_policy, zero_policy
 from dmdenv.agents.runs.capacity import compute_within_capacity
@@ -44,7 +44,7 @@ def compare_policies(run: Run, state: Any, *, episodes: int, interruption: Inter
         What `evaluation.json` holds: for each policy the return and the final means, with standard errors, and the
         means per step over whole episodes.
     """
-    policies: dict[str, Policy | TimedPolicy] = {
+    policies: dict[str, Policy | InformedPolicy] = {
         "trained": run.policy(state),
         "untrained": run.policy(run.initial_state(interruption)),
         "zero": zero_policy(run.env),
@@ -61,7 +61,7 @@ def compare_policies(run: Run, state: Any, *, episodes: int, interruption: Inter
             results[name] = known[name]
             continue
 
-        def compute(env: Env, name: str = name, policy: Policy | TimedPolicy = policy) -> Evaluation:
+        def compute(env: Env, name: str = name, policy: Policy | InformedPolicy = policy) -> Evaluation:
             arguments = env, policy, run.keys.evaluation
             compile_first(f"the evaluation of {name}", _evaluate, *arguments, interruption=interruption, **options)
             interruption.check()

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from dmdenv.agents.base import Policy, TimedPolicy
+from dmdenv.agents.base import InformedPolicy, Policy
 from dmdenv.agents.evaluate import run_episode
 from dmdenv.agents.runs.comparison import FINAL_STEPS
 from dmdenv.envs.base import Env, Params
@@ -13,7 +13,7 @@ RETURN = "return"
 FLAGS = ("overflow", "nonfinite")
 
 
-def objective_names(env: Env, policy: Policy | TimedPolicy, params: Params) -> tuple[str, ...]:
+def objective_names(env: Env, policy: Policy | InformedPolicy, params: Params) -> tuple[str, ...]:
     """What `episode_objective` takes, sorted; nothing is compiled. The environment must be prepared."""
     evaluation, _ = jax.eval_shape(
         lambda key, params: run_episode(env, policy, key, steps=1, params=params), jax.random.key(0), params
@@ -21,7 +21,9 @@ def objective_names(env: Env, policy: Policy | TimedPolicy, params: Params) -> t
     return tuple(sorted({RETURN, *evaluation.metrics} - set(FLAGS)))
 
 
-def episode_objective(env: Env, policy: Policy | TimedPolicy, params: Params, name: str, *, maximize: bool) -> Partial:
+def episode_objective(
+    env: Env, policy: Policy | InformedPolicy, params: Params, name: str, *, maximize: bool
+) -> Partial:
     """`objective(varied, key) -> float []` of one episode, to be minimised by `dmdenv.search.minimize`.
 
     It is the return, or the mean of a metric over the last 64 steps; the negative of it, where that is to be maximised.
@@ -37,7 +39,7 @@ def episode_objective(env: Env, policy: Policy | TimedPolicy, params: Params, na
     steps, sign = int(params.max_steps), -1.0 if maximize else 1.0
 
     def objective(
-        policy: Policy | TimedPolicy, params: Params, varied: dict[str, jax.Array], key: jax.Array
+        policy: Policy | InformedPolicy, params: Params, varied: dict[str, jax.Array], key: jax.Array
     ) -> jax.Array:
         params = params.replace(**varied)
         evaluation, _ = run_episode(env, policy, key, steps=steps, params=params, record=lambda state: None)

@@ -12,7 +12,7 @@ import imageio_ffmpeg
 import jax
 import numpy as np
 
-from dmdenv.agents.base import Policy, TimedPolicy
+from dmdenv.agents.base import InformedPolicy, Policy
 from dmdenv.agents.evaluate import Evaluation, run_episode
 from dmdenv.agents.runs.atomic_write import atomic_write
 from dmdenv.agents.runs.capacity import compute_within_capacity
@@ -123,7 +123,7 @@ def film_states(
 
 def record_episode(
     env: Env,
-    policy: Policy | TimedPolicy,
+    policy: Policy | InformedPolicy,
     key: jax.Array,
     params: Params,
     *,

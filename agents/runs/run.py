@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 import jax
 
 from dmdenv._core.fields import field_values
-from dmdenv.agents.base import Agent, Policy, TimedPolicy, get_agent
+from dmdenv.agents.base import Agent, InformedPolicy, Policy, get_agent
 from dmdenv.agents.runs.recipe import Recipe, read_recipe, read_settings, write_recipe
 from dmdenv.envs.base import Env, Params
 from dmdenv.simulation import Interruption
@@ -139,7 +139,7 @@ class Run:
         run.env.prepare()
         return run, self.agent.with_capacity(run.env, state, params=run.params)
 
-    def policy(self, state: Any) -> Policy | TimedPolicy:
+    def policy(self, state: Any) -> Policy | InformedPolicy:
         """The policy of a training state."""
         return self.agent.policy(self.env, self.config, state)
 

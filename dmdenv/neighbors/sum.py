@@ -92,7 +92,7 @@ def neighbor_sum(
     def pair(shared, xi, xj):
         to_i = body(shared, *xi, *xj)
         exchanged = to_i if all(parities) else body(shared, *xj, *xi)
-        return to_i, [{1: a, -1: -a, 0: b}[p] for p, a, b in zip(parities, to_i, exchanged, strict=True)]
+        return to_i, [{1: a, -1: jnp.negative(a), 0: b}[p] for p, a, b in zip(parities, to_i, exchanged, strict=True)]
 
     x = [jnp.moveaxis(leaf, 0, -1) for leaf in leaves]
     y = _bind(Kernel.trace(pair, shared, jax.tree.leaves(one)), shared, x, pairs.arrays)

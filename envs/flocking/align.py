@@ -23,6 +23,7 @@ from dmdenv.envs.flocking.parameters import FlockingParams
 from dmdenv.envs.flocking.starts import scattered_boids
 from dmdenv.envs.flocking.state import FlockingState
 from dmdenv.envs.flocking.steered import SteeredFlock
+from dmdenv.envs.row_neighbors import RowNeighbors
 from dmdenv.space import norm
 
 
@@ -68,6 +69,9 @@ class Flocking(SteeredFlock[FlockingState, FlockingParams]):
 
     def observe(self, state: FlockingState, params: FlockingParams) -> jax.Array:
         return self.perception.observe(self.space_of(params), state, params)
+
+    def row_neighbors(self, state: FlockingState, params: FlockingParams) -> RowNeighbors:
+        return self.row_neighbors_of(state, params, jnp.ones(self.boids))
 
     def baselines(self, params: FlockingParams | None = None) -> dict[str, Baseline]:
         """`vicsek`: turn to the mean heading of oneself and the boids in view, as fast as possible."""

@@ -30,6 +30,7 @@ from dmdenv.envs.flocking.perception import presence
 from dmdenv.envs.flocking.starts import hunted_flock, sunflower_positions
 from dmdenv.envs.flocking.state import EvadeState
 from dmdenv.envs.flocking.steered import SteeredFlock
+from dmdenv.envs.row_neighbors import RowNeighbors
 from dmdenv.quantities import center
 from dmdenv.space import Space, norm, squared_distance
 
@@ -102,6 +103,9 @@ class Evade(SteeredFlock[EvadeState, EvadeParams]):
 
     def observe(self, state: EvadeState, params: EvadeParams) -> jax.Array:
         return self.perception.observe(self.space_of(params), state, params, state.alive)
+
+    def row_neighbors(self, state: EvadeState, params: EvadeParams) -> RowNeighbors:
+        return self.row_neighbors_of(state, params, state.alive)
 
     def baselines(self, params: EvadeParams | None = None) -> dict[str, Baseline]:
         """`reynolds`: turn to where alignment, cohesion, flight and obstacles together point, as fast as possible."""

@@ -18,7 +18,7 @@ import numpy as np
 from dmdenv._core.fields import MOST_PARTICLES, choice, real, whole
 from dmdenv._core.materialize import materialize
 from dmdenv.envs.base import Env
-from dmdenv.envs.flocking.geometry import Poses
+from dmdenv.envs.flocking.geometry import Poses, direction
 from dmdenv.envs.flocking.neighbors import RULE_RANGES, flock_neighborhood, longest_range
 from dmdenv.envs.flocking.parameters import SteeredParams, check_order
 from dmdenv.envs.flocking.perception import Perception
@@ -27,6 +27,7 @@ from dmdenv.envs.flocking.rules import BoidSums, sum_boid_rules, sum_flight_rule
 from dmdenv.envs.flocking.starts import Start
 from dmdenv.envs.flocking.state import EvadeState, FlockingState
 from dmdenv.envs.neighborhood import Neighborhood, Sample
+from dmdenv.envs.row_neighbors import RowNeighbors
 from dmdenv.space import Free, Periodic, Space
 
 S = TypeVar("S", bound=FlockingState | EvadeState)
@@ -109,6 +110,19 @@ class SteeredFlock(Env[S, P], Generic[S, P]):
     def sample_positions(self, params: P) -> jax.Array:
         """Positions `[n, 2]` of that sample: uniform in the box."""
         return params.box * jax.random.uniform(jax.random.key(0), (self.boids, 2))
+
+    def row_neighbors_of(self, state: S, params: P, present: jax.Array) -> RowNeighbors:
+        """Boids within the perception range that are `present` `[n]`."""
+        ahead = direction(state.headings)
+        left = jnp.stack([-ahead[:, 1], ahead[:, 0]], axis=-1)
+        return RowNeighbors(
+            space=self.space_of(params),
+            positions=state.positions,
+            frames=jnp.stack([ahead, left], axis=1),
+            present=present.astype(ahead.dtype),
+            range=params.perception,
+            pairs=state.pairs,
+        )
 
     # --- an episode -----------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from jax.flatten_util import ravel_pytree
 from dmdenv._core.control_flow import cond, scan
 from dmdenv._core.pytree import Replaceable, pytree, split_floats
 from dmdenv.differentiation import tangent_growth
+from dmdenv.envs.acting import act
 from dmdenv.envs.base import Env, Params, State
 
 Playing = tuple[State, jax.Array]  # a state, and whether its episode goes on
@@ -132,7 +133,7 @@ def _episode(
         if isinstance(policy, Actions):
             action = policy.values[state.time]
         else:
-            action = policy(policy_key, env.observe(state, params))
+            action = act(policy, policy_key, env.observe(state, params), env, state, params)
         _, following, reward, terminated, truncated, _ = env.step_env(step_key, state, action, params)
         state = jax.tree.map(functools.partial(jnp.where, running), following, state)
         return (state, running & ~(terminated | truncated)), jnp.where(running, reward, 0.0)

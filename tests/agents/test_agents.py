@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from dmdenv.agents import Agent, SpaceMismatchError, get_agent, registered_agents
-from dmdenv.agents.policies import act
+from dmdenv.envs.acting import act
 from dmdenv.envs.base import RESERVED
 from probe_envs import Misfit, ReadTheCue
 
@@ -56,8 +56,8 @@ def test_a_policy_gives_an_action_in_the_action_space(name):
     def actions(key):
         observation, state = env.reset(key)
         policy = agent.policy(env, config, agent.init(env, config, key))
-        more = observation if getattr(policy, "takes_time", False) else jnp.ones((5, 2))
-        return act(policy, key, observation, state.time), act(policy, key, more, state.time)
+        more = observation if getattr(policy, "takes", ()) else jnp.ones((5, 2))
+        return (act(policy, key, seen, env, state, env.default_params) for seen in (observation, more))
 
     action, other = jax.eval_shape(actions, KEY)
     assert action.shape == env.action_shape == (3,)

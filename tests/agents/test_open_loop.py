@@ -11,7 +11,7 @@ import pytest
 from dmdenv.agents import open_loop
 from dmdenv.agents.evaluate import evaluate, run_episode
 from dmdenv.agents.open_loop import OpenLoopPolicy
-from dmdenv.agents.policies import act
+from dmdenv.envs.acting import act
 from dmdenv.envs.registry import make_env
 from probe_envs import BestAction, Brittle, PointMass, ReadTheCue
 
@@ -184,7 +184,7 @@ def test_a_protocol_begins_again_with_the_next_episode():
     def rewards(key):
         def step(carry, key):
             observation, state = carry
-            action = act(policy, key, observation, state.time)
+            action = act(policy, key, observation, env, state, params)
             observation, state, reward, *_ = env.step(key, state, action, params)
             return (observation, state), reward
 

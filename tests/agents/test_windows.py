@@ -18,7 +18,7 @@ def test_steps_that_end_an_episode_keep_the_observation_before_the_reset():
     def run(key):
         states, observations = windows.begin(env, key, params, num_envs=8, steps=2)
 
-        def act(key, observation):
+        def act(key, observation, state):
             return jnp.ones(1), observation
 
         return windows.run_window(env, act, states, observations, key, params, steps=10)

@@ -291,3 +291,8 @@ def test_a_bad_parity_is_named(parity):
 def test_a_kernel_that_returns_booleans_is_told_to_count():
     with pytest.raises(TypeError, match=r"kernel returned bool; must be numbers \(count with jnp.where"):
         neighbor_sum(lambda a, b: a[0] < b[0], POSITIONS, AllPairs())
+
+
+def test_a_kernel_may_be_constant():
+    count = jax.jit(lambda x: neighbor_sum(lambda a, b: jnp.ones(()), x, AllPairs()))
+    np.testing.assert_array_equal(count(jnp.zeros(3)), 2.0)
