@@ -50,8 +50,8 @@ class InformedPolicy(Protocol):
         """What it takes: words of `dmdenv.envs.acting.asked_by`."""
         ...
 
-    def __call__(self, key: jax.Array, observation: jax.Array, /, *more: Any) -> jax.Array:
-        """As `Policy`, with what the words stand for, in their order."""
+    def __call__(self, *args: Any, **kwargs: Any) -> jax.Array:
+        """The action for key and observation, as of `Policy`, and for what the words stand for, in their order."""
         ...
 
 

@@ -21,7 +21,6 @@ gradient descent with warm restarts", arXiv:1608.03983 (2017), eq. 5, for the cy
 import dataclasses
 import functools
 import math
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +78,10 @@ class OpenLoopPolicy(Replaceable):
 
     inputs: jax.Array  # float [T, *action], u
 
-    takes: ClassVar[tuple[str, ...]] = ("time",)
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The time, see `dmdenv.envs.acting.asked_by`."""
+        return ("time",)
 
     def __call__(self, key: jax.Array, observation: jax.Array, time: jax.Array) -> jax.Array:
         """The action within [-1, 1] at a time, int32 []; key and observation are not used."""

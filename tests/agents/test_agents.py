@@ -57,7 +57,7 @@ def test_a_policy_gives_an_action_in_the_action_space(name):
         observation, state = env.reset(key)
         policy = agent.policy(env, config, agent.init(env, config, key))
         more = observation if getattr(policy, "takes", ()) else jnp.ones((5, 2))
-        return (act(policy, key, seen, env, state, env.default_params) for seen in (observation, more))
+        return [act(policy, key, seen, env, state, env.default_params) for seen in (observation, more)]
 
     action, other = jax.eval_shape(actions, KEY)
     assert action.shape == env.action_shape == (3,)
