@@ -39,6 +39,8 @@ POINTS = 24  # of a learning curve
 CURVE_EPISODES = 32  # for each of them
 EPISODES = 256  # at the end
 LAST = 64  # steps over which metrics are averaged
+LARGER = {"flocking.align": ({"boids": 512}, {"box": 64.0})}  # where the same policies are played as well
+LARGER_EPISODES = 8
 FLAGS = ("overflow", "nonfinite", "skipped")
 EVALUATION_SEED = 2**31  # no seed of a training
 REFERENCES, GRADIENTS = "references", "gradients"  # the cells of a task that are no agent's
@@ -184,7 +186,11 @@ def _train(env: Env, agent: Agent, config: Any, seeds: int) -> dict[str, Any]:
         if flags["overflow"]:
             return flags
         curve.append(_point(int(now), seconds, play(states)))
-    finals = [play_all(jax.tree.map(lambda x, i=i: x[i], states)) for i in range(seeds)]
+    each = [jax.tree.map(lambda x, i=i: x[i], states) for i in range(seeds)]
+    finals = [play_all(state) for state in each]
+    larger = {}
+    if env.id is not None and f"{env.id}.{env.task}" in LARGER:
+        larger = {"larger": play_larger(env, [agent.policy(env, config, state) for state in each])}
     return {
         **flags,
         "overflow": max(final.overflow for final in finals),
@@ -194,7 +200,23 @@ def _train(env: Env, agent: Agent, config: Any, seeds: int) -> dict[str, Any]:
         "curve": curve,
         "returns": [float(jnp.mean(final.returns)) for final in finals],
         "episodes": _rounded(np.mean([final.returns for final in finals], axis=0)),
+        **larger,
     }
+
+
+def play_larger(env: Env, policies: Sequence[Any]) -> dict[str, list[float]]:
+    """What policies do in a larger environment: means over its last steps, of each policy."""
+    sizes, changes = LARGER[f"{env.id}.{env.task}"]
+    larger = dmdenv.make_env(str(env.id), task=env.task, **sizes)
+    params = larger.default_params.replace(**changes)
+    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *policies)
+
+    def play(env: Env) -> Evaluation:
+        return jax.jit(lambda: jax.lax.map(lambda policy: play_episodes(env, policy, params, LARGER_EPISODES), batch))()
+
+    played = compute_within_capacity(larger, play, lambda found: jnp.sum(found.overflow))[1]
+    finals = jax.vmap(lambda evaluation: evaluation.final_means(LAST))(played)
+    return {name: _rounded(jnp.mean(x, axis=1)) for name, x in finals.items() if name not in FLAGS}
 
 
 def _point(updates: int, seconds: float, played: Evaluation) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import matplotlib as mpl
@@ -18,6 +19,7 @@ from matplotlib.ticker import EngFormatter
 
 from benchmarks import harness
 from benchmarks.agents import CELLS, GRADIENTS, REFERENCES, TASKS
+from benchmarks.harness import TARGET_HEADER, Target
 from dmdenv.agents.base import registered_agents
 from dmdenv.agents.runs.learning_curve import REFERENCE_COLORS, REFERENCE_LINE, STYLE
 
@@ -25,6 +27,8 @@ PAGE = harness.FOLDER.parent / "docs" / "agents.md"
 PICTURE = PAGE.parent / "images" / "agents.png"
 RESAMPLES = 2000  # of the bootstrap
 SHARE = 0.9  # of the way from zero actions to the best known return
+OPTIMUM = {"trap_drag.drag": "optimal"}  # a shipped policy that nothing can beat
+GRADIENT_AGENTS = ("apg", "shac")
 COLORS = dict(zip(("apg", "shac", "open_loop", "ppo", "es"), REFERENCE_COLORS[1:], strict=True))
 
 
@@ -42,7 +46,7 @@ def main(options: Options) -> None:
     if not tasks:
         raise SystemExit(f"--folder {options.folder}: holds no results of `python -m benchmarks.agents`")
     results = {task: Result(task, cells) for task in tasks}
-    tables = {"returns": returns_table(results), "costs": costs_table(results)}
+    tables = {"returns": returns_table(results), "costs": costs_table(results), "targets": targets_table(results)}
     for header, rows in tables.values():
         harness.print_table(header, rows)
     if options.write:
@@ -62,14 +66,14 @@ class Result:
         self.policies = {name: np.array(x) for name, x in cells[f"{task}.{REFERENCES}"]["policies"].items()}
         self.agents = {name: cells[f"{task}.{name}"] for name in registered_agents() if f"{task}.{name}" in cells}
         self.trusted = cells[f"{task}.{GRADIENTS}"]["trusted"] if f"{task}.{GRADIENTS}" in cells else None
-        shipped = [name for name in self.policies if name not in ("zero", "random")]
+        shipped = [name for name in self.policies if name not in ("zero", "random", OPTIMUM.get(task))]
         self.baseline = max(shipped, key=lambda name: self.policies[name].mean())
 
     @property
     def best(self) -> float:
         """The best known return."""
         return max(
-            float(self.policies[self.baseline].mean()),
+            *(float(returns.mean()) for returns in self.policies.values()),
             *(interquartile_mean(x["returns"]) for x in self.agents.values()),
         )
 
@@ -85,16 +89,24 @@ class Result:
         """
         cell = self.agents[agent]
         zero = self.policies["zero"].mean()
-        wanted = zero + SHARE * (self.best - zero)
-        updates = np.array([point["updates"] for point in cell["curve"]], float)
-        returns = np.array([point["returns"] for point in cell["curve"]])
-        seconds = np.array([point["seconds"] for point in cell["curve"]]) / returns.shape[1]
-        needed = float(np.median([first_reached(updates, column, wanted) for column in returns.T]))
+        needed = self.updates_until(agent, zero + SHARE * (self.best - zero))
         if not math.isfinite(needed):
             return None
-        steps = needed * cell["steps_per_update"]
+        updates = [point["updates"] for point in cell["curve"]]
+        seconds = np.array([point["seconds"] for point in cell["curve"]]) / len(cell["returns"])
         gradient_steps = math.nan if agent == "es" else needed * cell["gradient_steps_per_update"]
-        return steps, gradient_steps, float(np.interp(needed, updates, seconds))
+        return needed * cell["steps_per_update"], gradient_steps, float(np.interp(needed, updates, seconds))
+
+    def updates_until(self, agent: str, wanted: float, metric: str | None = None) -> float:
+        """Updates until the return, or a metric, comes to a value: the median over seeds; infinite if never."""
+        curve = self.agents[agent]["curve"]
+        updates = np.array([point["updates"] for point in curve], float)
+        values = np.array([point["metrics"][metric] if metric else point["returns"] for point in curve])
+        return float(np.median([first_reached(updates, column, wanted) for column in values.T]))
+
+    def steps_until(self, agent: str, wanted: float, metric: str | None = None) -> float:
+        """Environment steps of one seed, as `updates_until`."""
+        return self.updates_until(agent, wanted, metric) * self.agents[agent]["steps_per_update"]
 
 
 def first_reached(x: np.ndarray, y: np.ndarray, wanted: float) -> float:
@@ -129,11 +141,11 @@ Table = tuple[tuple[str, ...], list[list[str]]]
 
 
 def returns_table(results: dict[str, Result]) -> Table:
-    """A row for each task: returns of zero actions, of the best baseline, of each agent; the trusted horizon."""
+    """A row for each task: returns of zero and random actions, the best baseline, each agent; the trusted horizon."""
     names = [name for name in COLORS if any(name in result.agents for result in results.values())]
     rows = []
     for task, result in results.items():
-        row = [task.replace(".", " "), f"{result.policies['zero'].mean():.4g}"]
+        row = [task.replace(".", " "), *(f"{result.policies[name].mean():.4g}" for name in ("zero", "random"))]
         row += [f"{result.policies[result.baseline].mean():.4g} ({result.baseline})"]
         for name in names:
             if name not in result.agents:
@@ -142,10 +154,9 @@ def returns_table(results: dict[str, Result]) -> Table:
             returns = result.agents[name]["returns"]
             low, high = interval(returns)
             text = f"{interquartile_mean(returns):.4g} ({low:.4g} to {high:.4g})"
-            more, error = result.gain(name)
-            row.append(f"**{text}**" if more > 2 * error else text)
+            row.append(f"**{text}**" if _beats(result, name) else text)
         rows.append([*row, "" if result.trusted is None else str(result.trusted)])
-    return ("task", "zero", "best baseline", *names, "trusted horizon"), rows
+    return ("task", "zero", "random", "best baseline", *names, "trusted horizon"), rows
 
 
 def costs_table(results: dict[str, Result]) -> Table:
@@ -160,6 +171,50 @@ def costs_table(results: dict[str, Result]) -> Table:
             row.append("-" if cost is None else f"{_short(cost[0])} / {_short(cost[1])} / {cost[2]:.2g} s")
         rows.append(row)
     return ("task", "return", *names), rows
+
+
+def targets_table(results: dict[str, Result]) -> Table:
+    """What was expected of the agents, and what was measured; returns are medians over seeds."""
+    targets = [target for task, expect in EXPECTED.items() if task in results for target in expect(results[task])]
+    beaten = [task for task, result in results.items() if any(_beats(result, name) for name in result.agents)]
+    targets.append(Target("tasks on which an agent beats the best baseline", len(beaten), at_least=9))
+    return TARGET_HEADER, [list(target.row()) for target in targets]
+
+
+def _expect_of_trap_drag(result: Result) -> Iterator[Target]:
+    optimum = float(result.policies[OPTIMUM[result.task]].mean())
+    for agent, least in (("open_loop", 1.01 * optimum), ("apg", -8.5), ("shac", -8.5), ("ppo", -8.8), ("es", -8.8)):
+        if agent in result.agents:
+            yield Target(f"trap_drag: return of {agent}", _median_return(result, agent), at_least=least)
+    yield _fewer_steps(result, "trap_drag: times fewer steps than ppo to -8.8", -8.8)
+
+
+def _expect_of_align(result: Result) -> Iterator[Target]:
+    yield _fewer_steps(result, "align: times fewer steps than ppo to order 0.95", 0.95, "polar_order")
+    for agent in GRADIENT_AGENTS:
+        if "larger" in result.agents.get(agent, {}):
+            order = float(np.median(result.agents[agent]["larger"]["polar_order"]))
+            yield Target(f"align: order of 512 boids, {agent}", order, at_least=0.95)
+
+
+EXPECTED = {"trap_drag.drag": _expect_of_trap_drag, "flocking.align": _expect_of_align}
+
+
+def _fewer_steps(result: Result, name: str, wanted: float, metric: str | None = None) -> Target:
+    """How many times more steps ppo needs than the better one of apg and shac."""
+    gradient = [result.steps_until(agent, wanted, metric) for agent in GRADIENT_AGENTS if agent in result.agents]
+    factor = result.steps_until("ppo", wanted, metric) / min(gradient) if gradient and "ppo" in result.agents else None
+    return Target(name, factor, at_least=10)
+
+
+def _median_return(result: Result, agent: str) -> float:
+    return float(np.median(result.agents[agent]["returns"]))
+
+
+def _beats(result: Result, agent: str) -> bool:
+    """Whether an agent is better than the best baseline by more than two standard errors."""
+    more, error = result.gain(agent)
+    return more > 2 * error
 
 
 def _short(x: float) -> str:
