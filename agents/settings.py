@@ -45,9 +45,9 @@ TUNED: Mapping[tuple[str | None, str | None], Tuned] = {
         },
     ),
     ("flocking", "align"): Tuned(
-        "shac",
+        "apg",
         {
-            "apg": {"updates": 60},
+            "apg": {"updates": 120, "num_envs": 4, "learning_rate": 0.01},
             "shac": {"updates": 60},
             "ppo": {"updates": 200},
             "es": {"updates": 60, "episodes": 1},
@@ -72,11 +72,11 @@ TUNED: Mapping[tuple[str | None, str | None], Tuned] = {
         },
     ),
     ("lj_fluid", "anneal"): Tuned(
-        "shac",
+        "ppo",
         {
             "apg": {"updates": 60, "num_envs": 16, "window": 16},
             "shac": {"updates": 80, "num_envs": 16, "window": 16, "discount": 1.0, "learning_rate": 0.005},
-            "ppo": {"updates": 60, "num_envs": 32, "discount": 1.0},
+            "ppo": {"updates": 120, "num_envs": 32, "discount": 1.0},
             "es": {"updates": 30, "population": 32, "episodes": 1, "method": "cmaes", "hidden": (8,), "spread": 0.5},
             "open_loop": {"updates": 30},
         },
@@ -96,7 +96,7 @@ TUNED: Mapping[tuple[str | None, str | None], Tuned] = {
         {
             "apg": {"updates": 60, "num_envs": 32, "window": 8},
             "shac": {"updates": 60, "num_envs": 32, "window": 8, "deviation": 0.7, "discount": 1.0},
-            "ppo": {"updates": 60, "num_envs": 32},
+            "ppo": {"updates": 300, "num_envs": 32, "epochs": 8, "discount": 0.98},
             "es": {"updates": 30, "population": 32, "episodes": 1, "method": "cmaes", "hidden": (8,), "spread": 0.5},
             "open_loop": {"updates": 40, "num_envs": 8},
         },
@@ -113,9 +113,9 @@ TUNED: Mapping[tuple[str | None, str | None], Tuned] = {
     ("trap_drag", "drag"): Tuned(
         "open_loop",
         {
-            "apg": {"updates": 100},
-            "shac": {"updates": 100, "discount": 1.0},
-            "ppo": {"updates": 100, "discount": 1.0},
+            "apg": {"updates": 100, "num_envs": 4, "learning_rate": 0.02},
+            "shac": {"updates": 120, "num_envs": 16, "deviation": 0.1, "learning_rate": 0.01, "discount": 1.0},
+            "ppo": {"updates": 240, "num_envs": 16, "discount": 1.0},
             "es": {"updates": 32, "population": 32, "episodes": 1, "method": "cmaes"},
             "open_loop": {"updates": 300, "num_envs": 4},
         },
