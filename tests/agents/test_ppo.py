@@ -66,7 +66,7 @@ def test_targets_look_at_the_observation_before_a_reset_and_not_behind_a_termina
     before, after = random.normal(size=(2, 3, 4, 2)).astype(np.float32)
     rewards = random.normal(size=(3, 4)).astype(np.float32)
     terminated, truncated = np.arange(12).reshape(1, 3, 4) % np.array([[[3]], [[4]]]) == 0
-    window = Window(before, (np.zeros((3, 4, 1)), np.zeros((3, 4))), rewards, after, terminated, truncated, {})
+    window = Window(before, (np.zeros((3, 4, 1)), np.zeros((3, 4)), ()), rewards, after, terminated, truncated, {})
 
     @jax.jit
     def targets(key):
@@ -93,7 +93,7 @@ def test_loss_is_the_clipped_surrogate():
     @functools.partial(jax.vmap, in_axes=(0, 0))
     def gradients(shift, advantage):
         now, score = jax.value_and_grad(log_probability)(policy)
-        sample = ppo.Samples(observation, u, now - shift, advantage, jnp.ones(()), KEY)
+        sample = ppo.Samples(observation, (), u, now - shift, advantage, jnp.ones(()), KEY)
         loss = functools.partial(ppo.sample_loss, config, normalizer())
         (_, parts), gradient = jax.value_and_grad(loss, has_aux=True)(policy, value, sample)
         return score, gradient, parts
