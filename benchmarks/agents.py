@@ -41,7 +41,7 @@ EPISODES = 256  # at the end
 LAST = 64  # steps over which metrics are averaged
 LARGER = {"flocking.align": ({"boids": 512}, {"box": 64.0})}  # where the same policies are played as well
 LARGER_EPISODES = 8
-FLAGS = ("overflow", "nonfinite", "skipped")
+FLAGS: tuple[str, ...] = ("overflow", "nonfinite", "skipped")
 EVALUATION_SEED = 2**31  # no seed of a training
 REFERENCES, GRADIENTS = "references", "gradients"  # the cells of a task that are no agent's
 
@@ -175,12 +175,12 @@ def _train(env: Env, agent: Agent, config: Any, seeds: int) -> dict[str, Any]:
     keys = jax.vmap(jax.random.key)(jnp.arange(seeds))
     states = jax.jit(jax.vmap(lambda key: agent.init(env, config, key, params=params)))(keys)
     began = time.perf_counter()
-    train = train.lower(states, jnp.int32(1)).compile()
+    compiled = train.lower(states, jnp.int32(1)).compile()
     compile_seconds = time.perf_counter() - began
     curve, flags, seconds = [_point(0, 0.0, play(states))], dict.fromkeys(FLAGS, 0.0), 0.0
     for before, now in zip((0, *updates), updates, strict=False):
         began = time.perf_counter()
-        states, raised = jax.block_until_ready(train(states, jnp.int32(now - before)))
+        states, raised = jax.block_until_ready(compiled(states, jnp.int32(now - before)))
         seconds += time.perf_counter() - began
         flags = {name: flags[name] + float(raised[name]) for name in flags}
         if flags["overflow"]:
@@ -188,7 +188,7 @@ def _train(env: Env, agent: Agent, config: Any, seeds: int) -> dict[str, Any]:
         curve.append(_point(int(now), seconds, play(states)))
     each = [jax.tree.map(lambda x, i=i: x[i], states) for i in range(seeds)]
     finals = [play_all(state) for state in each]
-    larger = {}
+    larger: dict[str, Any] = {}
     if env.id is not None and f"{env.id}.{env.task}" in LARGER:
         larger = {"larger": play_larger(env, [agent.policy(env, config, state) for state in each])}
     return {
@@ -214,7 +214,7 @@ def play_larger(env: Env, policies: Sequence[Any]) -> dict[str, list[float]]:
     def play(env: Env) -> Evaluation:
         return jax.jit(lambda: jax.lax.map(lambda policy: play_episodes(env, policy, params, LARGER_EPISODES), batch))()
 
-    played = compute_within_capacity(larger, play, lambda found: jnp.sum(found.overflow))[1]
+    played = compute_within_capacity(larger, play, lambda found: float(jnp.sum(found.overflow)))[1]
     finals = jax.vmap(lambda evaluation: evaluation.final_means(LAST))(played)
     return {name: _rounded(jnp.mean(x, axis=1)) for name, x in finals.items() if name not in FLAGS}
 

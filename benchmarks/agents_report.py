@@ -29,7 +29,7 @@ RESAMPLES = 2000  # of the bootstrap
 SHARE = 0.9  # of the way from zero actions to the best known return
 OPTIMUM = {"trap_drag.drag": "optimal"}  # a shipped policy that nothing can beat
 GRADIENT_AGENTS = ("apg", "shac")
-COLORS = dict(zip(("apg", "shac", "open_loop", "ppo", "es"), REFERENCE_COLORS[1:], strict=True))
+COLORS: dict[str, str] = dict(zip(("apg", "shac", "open_loop", "ppo", "es"), REFERENCE_COLORS[1:], strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
