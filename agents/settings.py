@@ -36,7 +36,7 @@ TUNED: Mapping[tuple[str | None, str | None], Tuned] = {
         },
     ),
     ("bonded_chain", "fold"): Tuned(
-        "shac",
+        "apg",
         {
             "apg": {"updates": 300, "window": 16, "hidden": (128, 128)},
             "shac": {"updates": 500, "window": 16, "hidden": (128, 128)},

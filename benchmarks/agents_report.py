@@ -98,26 +98,29 @@ class Result:
         return needed * cell["steps_per_update"], gradient_steps, float(np.interp(needed, updates, seconds))
 
     def updates_until(self, agent: str, wanted: float, metric: str | None = None) -> float:
-        """Updates until the return, or a metric, comes to a value: the median over seeds; infinite if never."""
+        """Updates until the return, or a metric, is at a value for good: the median over seeds; infinite if never."""
         curve = self.agents[agent]["curve"]
         updates = np.array([point["updates"] for point in curve], float)
         values = np.array([point["metrics"][metric] if metric else point["returns"] for point in curve])
-        return float(np.median([first_reached(updates, column, wanted) for column in values.T]))
+        return float(np.median([reached_for_good(updates, column, wanted) for column in values.T]))
 
     def steps_until(self, agent: str, wanted: float, metric: str | None = None) -> float:
         """Environment steps of one seed, as `updates_until`."""
         return self.updates_until(agent, wanted, metric) * self.agents[agent]["steps_per_update"]
 
 
-def first_reached(x: np.ndarray, y: np.ndarray, wanted: float) -> float:
-    """Where y first comes to the wanted value; infinite if never."""
-    above = np.flatnonzero(y >= wanted)
-    if not len(above):
-        return math.inf
-    k = above[0]
-    if k == 0:
+def reached_for_good(x: np.ndarray, y: np.ndarray, wanted: float) -> float:
+    """From where on y is at the wanted value or above it; infinite if it ends below.
+
+    A learning curve is noisy: where it first comes there may be luck.
+    """
+    below = np.flatnonzero(~(y >= wanted))
+    if not len(below):
         return float(x[0])
-    return float(x[k - 1] + (x[k] - x[k - 1]) * (wanted - y[k - 1]) / (y[k] - y[k - 1]))
+    k = below[-1]
+    if k == len(y) - 1:
+        return math.inf
+    return float(x[k] + (x[k + 1] - x[k]) * (wanted - y[k]) / (y[k + 1] - y[k]))
 
 
 def interquartile_mean(values: Any) -> float:

@@ -29,7 +29,7 @@ def test_the_examples_run(page, tmp_path, monkeypatch):
             exec(compile(block, str(page), "exec"), names)
 
 
-@pytest.mark.parametrize("page", ["flocking.md"])
+@pytest.mark.parametrize("page", ["flocking.md", "lj_fluid.md", "bonded_chain.md"])
 def test_pages_name_the_default_window_of_apg(page):
     words = " ".join((ROOT / "docs" / page).read_text().split())
     assert f"`apg`'s default window of {apg.Config().window}" in words
