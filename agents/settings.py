@@ -47,7 +47,7 @@ TUNED: Mapping[tuple[str | None, str | None], Tuned] = {
     ("flocking", "align"): Tuned(
         "apg",
         {
-            "apg": {"updates": 120, "num_envs": 4, "learning_rate": 0.01},
+            "apg": {"updates": 120, "num_envs": 8, "learning_rate": 0.01, "network": "neighbors"},
             "shac": {"updates": 60},
             "ppo": {"updates": 200},
             "es": {"updates": 60, "episodes": 1},

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jax.tree_util import Partial
 
 import dmdenv
 from benchmarks import harness
@@ -39,8 +40,9 @@ POINTS = 24  # of a learning curve
 CURVE_EPISODES = 32  # for each of them
 EPISODES = 256  # at the end
 LAST = 64  # steps over which metrics are averaged
-LARGER = {"flocking.align": ({"boids": 512}, {"box": 64.0})}  # where the same policies are played as well
-LARGER_EPISODES = 8
+# where the same policies are played as well: order spreads from neighbour to neighbour, so that it takes longer
+LARGER = {"flocking.align": ({"boids": 512}, {"max_steps": 4096})}
+LARGER_EPISODES = 2
 FLAGS: tuple[str, ...] = ("overflow", "nonfinite", "skipped")
 EVALUATION_SEED = 2**31  # no seed of a training
 REFERENCES, GRADIENTS = "references", "gradients"  # the cells of a task that are no agent's
@@ -189,8 +191,8 @@ def _train(env: Env, agent: Agent, config: Any, seeds: int) -> dict[str, Any]:
     each = [jax.tree.map(lambda x, i=i: x[i], states) for i in range(seeds)]
     finals = [play_all(state) for state in each]
     larger: dict[str, Any] = {}
-    if env.id is not None and f"{env.id}.{env.task}" in LARGER:
-        larger = {"larger": play_larger(env, [agent.policy(env, config, state) for state in each])}
+    if f"{env.id}.{env.task}" in LARGER:
+        larger = {"larger": play_larger(env, lambda *_: [agent.policy(env, config, state) for state in each])}
     return {
         **flags,
         "overflow": max(final.overflow for final in finals),
@@ -204,19 +206,19 @@ def _train(env: Env, agent: Agent, config: Any, seeds: int) -> dict[str, Any]:
     }
 
 
-def play_larger(env: Env, policies: Sequence[Any]) -> dict[str, list[float]]:
-    """What policies do in a larger environment: means over its last steps, of each policy."""
+def play_larger(env: Env, policies_of: Callable[[Env, Params], Sequence[Any]]) -> dict[str, list[float]]:
+    """What policies, which are pytrees, do in a larger environment: means over its last steps, of each policy."""
     sizes, changes = LARGER[f"{env.id}.{env.task}"]
     larger = dmdenv.make_env(str(env.id), task=env.task, **sizes)
     params = larger.default_params.replace(**changes)
-    batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *policies)
 
-    def play(env: Env) -> Evaluation:
-        return jax.jit(lambda: jax.lax.map(lambda policy: play_episodes(env, policy, params, LARGER_EPISODES), batch))()
+    def play(env: Env) -> list[Evaluation]:
+        played = jax.jit(lambda policy: play_episodes(env, policy, params, LARGER_EPISODES))
+        return [played(policy) for policy in policies_of(env, params)]
 
-    played = compute_within_capacity(larger, play, lambda found: float(jnp.sum(found.overflow)))[1]
-    finals = jax.vmap(lambda evaluation: evaluation.final_means(LAST))(played)
-    return {name: _rounded(jnp.mean(x, axis=1)) for name, x in finals.items() if name not in FLAGS}
+    played = compute_within_capacity(larger, play, lambda found: max(float(each.overflow) for each in found))[1]
+    finals = [each.final_means(LAST) for each in played]
+    return {name: _rounded([jnp.mean(x[name]) for x in finals]) for name in finals[0] if name not in FLAGS}
 
 
 def _point(updates: int, seconds: float, played: Evaluation) -> dict[str, Any]:
@@ -241,7 +243,14 @@ def reference_cell(env: Env) -> dict[str, Any]:
         name: compute_within_capacity(env, play(policy), lambda found: found.overflow)[1]
         for name, policy in policies.items()
     }
-    return {"policies": {name: _rounded(found.returns) for name, found in played.items()}}
+    larger: dict[str, Any] = {}
+    if f"{env.id}.{env.task}" in LARGER:
+
+        def baselines(env: Env, params: Params) -> list[Partial]:
+            return [Partial(policy) for policy in env.baselines(params).values()]
+
+        larger = {"larger": play_larger(env, baselines)}
+    return {"policies": {name: _rounded(found.returns) for name, found in played.items()}, **larger}
 
 
 def gradient_cell(env: Env) -> dict[str, Any]:

@@ -197,7 +197,7 @@ def _expect_of_align(result: Result) -> Iterator[Target]:
     for agent in GRADIENT_AGENTS:
         if "larger" in result.agents.get(agent, {}):
             order = float(np.median(result.agents[agent]["larger"]["polar_order"]))
-            yield Target(f"align: order of 512 boids, {agent}", order, at_least=0.95)
+            yield Target(f"align: order of 512 boids after 4,096 steps, {agent}", order, at_least=0.95)
 
 
 EXPECTED = {"trap_drag.drag": _expect_of_trap_drag, "flocking.align": _expect_of_align}
