@@ -18,7 +18,7 @@ SMOKE_TESTS := $(addprefix tests/,project/test_packaging.py physics/test_jaxlib_
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test smoke slow interop lint format bench agents agents-quick clean
+.PHONY: help demo test smoke slow notebooks interop lint format bench agents agents-quick clean
 
 help: ## list the targets
 	@echo 'usage: make TARGET [PYTHON=python3] [VENV=.venv] [ARGS="more arguments for the command"]'
@@ -36,6 +36,9 @@ smoke: $(VENV)/.installed-test ## run a selection of two minutes, for one more P
 
 slow: $(VENV)/.installed-dev ## run all tests, compiled as users do; SHARD=2/6: the second of six parts
 	$(BIN)/python -m pytest -n 2 --dist worksteal --optimized -m '' $(addprefix --shard ,$(SHARD)) $(ARGS)
+
+notebooks: $(VENV)/.installed-dev ## execute the notebooks, each in a fresh kernel; ARGS=--quick: at small sizes
+	$(BIN)/python .ci/run_notebooks.py $(ARGS)
 
 interop: $(INTEROP_VENV)/.installed-interop ## test the adapters with SB3, Brax, gymnax and rejax (brings torch: .venv-interop)
 	$(INTEROP_VENV)/bin/python -m pytest -n 2 --dist worksteal -m 'slow or not slow' $(INTEROP_TESTS) $(ARGS)
