@@ -6,7 +6,7 @@ BENCH_VENV ?= .venv-bench
 INTEROP_VENV ?= .venv-interop
 ARGS ?=
 SHARD ?=
-INTEROP_TESTS := $(foreach name,brax gymnax pettingzoo sb3,tests/adapters/test_$(name).py)
+INTEROP_TESTS := $(foreach name,brax gymnax pettingzoo sb3,tests/adapters/test_$(name).py) tests/project/test_ppo_peers.py
 
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --disable-pip-version-check
