@@ -4,9 +4,12 @@ An affine strain e of all particles, `r -> (1 + e) r`, changes the stress by the
 particles whose surroundings are not symmetric, which move by u until these forces vanish,
 
     H u_cd = Xi_cd,    H = d2U/dr dr,    Xi_cd = dF/d e_cd,
-    C_abcd = d(sigma_ab)/d(e_cd) = C^Born_abcd - C^nonaffine_abcd,    C^nonaffine_abcd = -(d(sigma_ab)/dr) u_cd
+    C_abcd = d(sigma_ab)/d(e_cd) = C^Born_abcd - C^nonaffine_abcd,
+    V C^nonaffine_abcd = Xi_ab . u_cd = Xi_ab . u_cd + Xi_cd . u_ab - u_ab . H u_cd
 
-H is applied, never formed, and the systems are solved by conjugate gradients. These moduli are the response of the
+H is applied, never formed, and the systems are solved by conjugate gradients. The last form is stationary in u: what is
+left of the residual counts by its square, and a reverse derivative by what H and Xi depend on finds u as it is, without
+further systems to solve. These moduli are the response of the
 (Cauchy) stress, as measured at finite strain: under stress they differ from second derivatives of the energy by the
 stress itself.
 
@@ -19,8 +22,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.sparse.linalg import cg
 
+from dmdenv._core.conjugate_gradients import conjugate_gradients
 from dmdenv._core.fields import Real
 from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.neighbors import Pairs
@@ -36,6 +39,8 @@ class Elasticity(Replaceable):
     nonaffine: jax.Array  # [d, d, d, d], the reduction by their relaxation, unit energy / length^d
     displacements: jax.Array  # [d, d, n, d], the relaxation u_cd of each particle for a unit strain cd, unit length
     residual: jax.Array  # [], the largest remaining force, relative to that of a typical pair: small if solved
+    # int32 [], products of H with a vector that all solves took: each costs about as much as two forces
+    products: jax.Array
 
     @property
     def stiffness(self) -> jax.Array:
@@ -123,18 +128,20 @@ def elasticity(
 
     def relax(xi):
         """In units of the typical force, so that the tolerance is absolute, also without any force."""
-        u, _ = cg(hessian, xi / typical, tol=0.0, atol=tolerance, maxiter=max_iterations)
-        return typical * u
+        found = conjugate_gradients(hessian, xi / typical, tolerance=tolerance, max_iterations=max_iterations)
+        return typical * found.x, found.iterations
 
-    u = jax.vmap(relax)(xi)
+    u, iterations = jax.vmap(relax)(xi)
     left = jax.vmap(hessian)(u) - xi
-    nonaffine = -jax.vmap(lambda u: by_positions(stress, u))(u)
+    product = jnp.einsum("knd,lnd->kl", xi, u)
+    nonaffine = (product - jnp.einsum("knd,lnd->kl", u, left)) / volume  # Xi_k . u_l + (Xi_l - H u_l) . u_k
 
     index = np.zeros((d, d), int)
     index[first, second] = index[second, first] = np.arange(len(first))
     return Elasticity(
         born=jnp.moveaxis(born[index], (0, 1), (2, 3)),
-        nonaffine=jnp.moveaxis(nonaffine[index], (0, 1), (2, 3)),
+        nonaffine=nonaffine[index][:, :, index],
         displacements=u[index],
         residual=jnp.max(jnp.abs(left)) / typical,
+        products=jnp.sum(iterations) + len(strains),
     )

@@ -63,7 +63,8 @@ class Gradient(Replaceable):
     def update(self, objective: Objective, domain: Domain, key: jax.Array, state: Any) -> tuple[Any, Found]:
         u, memory = state
         value, gradient = jax.value_and_grad(objective)(u)
-        changes, following = self.optimizer.update(gradient, memory, u)
+        optimizer = optax.with_extra_args_support(self.optimizer)  # of which some, Polyak's step, ask for the value
+        changes, following = optimizer.update(gradient, memory, u, value=value)
         moved = optax.apply_updates(u, changes)
         finite = all_finite((value, optax.tree.norm(gradient), moved))
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (moved, following), state)

@@ -88,7 +88,9 @@ def minimize(
         keys_per_update: K, over which an update averages.
         final_keys: over which the values at the end are averaged; K by default.
         optimizer: of the method "gradient", for each start by itself; by default Adam (0.9, 0.95), whose rate falls
-            from 0.1, in units of u, along half a cosine.
+            from 0.1, in units of u, along half a cosine. It may ask for the value, as Polyak's step does:
+            `optax.chain(optax.scale_by_polyak(), optax.scale(-2.0))` takes Newton's steps to a target where the
+            objective is the square of a distance to it.
         population: points per update and start of "cmaes" and "random"; 4 + 3 ln n for n numbers by default.
         spread: standard deviation of starts around `params`, and the first step size of CMA-ES, in units of u.
         folder: for checkpoints. Called again with the folder of a search that was interrupted, and otherwise the same

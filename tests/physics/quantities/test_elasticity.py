@@ -70,7 +70,8 @@ def test_poissons_ratio_is_how_much_an_isotropic_solid_shrinks_sideways(dimensio
     lame, shear, delta = 1.3, 0.7, np.eye(dimension)
     stiffness = lame * np.einsum("ab,cd->abcd", delta, delta)
     stiffness += shear * (np.einsum("ac,bd->abcd", delta, delta) + np.einsum("ad,bc->abcd", delta, delta))
-    solid = Elasticity(born=stiffness, nonaffine=0 * stiffness, displacements=np.zeros(0), residual=np.zeros(()))
+    none = np.zeros(())
+    solid = Elasticity(born=stiffness, nonaffine=0 * stiffness, displacements=np.zeros(0), residual=none, products=none)
     strain = np.linalg.solve(np.einsum("aacc->ac", stiffness), delta[0])
     np.testing.assert_allclose(solid.poisson_ratio, -strain[1] / strain[0], rtol=1e-12)
 
@@ -79,7 +80,7 @@ def test_single_precision_gives_the_moduli_of_a_crystal():
     with jax.enable_x64(False):
         space, r = lattice.fcc(3, density=1.0)
         found = moduli(lennard_jones(cutoff=2.2), space, r, AllPairs())
-    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32"), jnp.dtype("int32")}
     np.testing.assert_allclose(found.stiffness, lattice_sums(1.0, 2.2)[1], rtol=1e-4, atol=2e-3)
 
 
@@ -197,6 +198,26 @@ def test_moduli_are_differentiable_at_fixed_positions():
 
     value, gradient = jax.jit(jax.value_and_grad(shear_modulus))(1.0)
     np.testing.assert_allclose(gradient, value, rtol=1e-6)  # moduli are proportional to the stiffness of a contact
+
+
+def test_derivatives_of_moduli_by_diameters_are_right_with_a_loose_linear_solve():
+    """The moduli are stationary in the relaxation, so that its error enters their derivatives but once."""
+    potential, side, r = packing()
+    sigma = np.asarray(potential.parameters["sigma"].values)
+    direction = np.random.default_rng(1).normal(size=len(sigma))
+
+    @functools.partial(jax.jit, static_argnums=1)
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def shear_modulus(h, tolerance):
+        found = elasticity(discs(sigma + h * direction, 1.0), Periodic(side), r, AllPairs(), tolerance=tolerance)
+        return found.shear_modulus, found.products
+
+    (_, few), loose = shear_modulus(0.0, 1e-5)
+    (_, many), tight = shear_modulus(0.0, 1e-12)
+    difference = (shear_modulus(1e-6, 1e-12)[0][0] - shear_modulus(-1e-6, 1e-12)[0][0]) / 2e-6
+    np.testing.assert_allclose(tight, difference, rtol=1e-6)
+    np.testing.assert_allclose(loose, difference, rtol=1e-3)
+    assert 3 < few < many <= 3 + 3 * 10 * r.size
 
 
 def test_moduli_have_the_symmetries_of_a_stiffness():

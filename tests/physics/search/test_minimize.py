@@ -51,6 +51,18 @@ def test_the_minimum_of_a_curved_valley_is_found(method, error):
     assert np.all(np.diff(found.best_history, axis=0) <= 0)
 
 
+def test_an_optimizer_may_ask_for_the_value():
+    """Polyak's step to a target at which the objective is 0, twice as long, is Newton's to the target."""
+    optimizer = optax.chain(optax.scale_by_polyak(max_learning_rate=10.0), optax.scale(-2.0))
+    found = search(lambda p, key: (p["x"] ** 2 - 2) ** 2, {"x": 1.0}, starts=1, updates=6, optimizer=optimizer)
+    x, values = np.float64(1.0), []
+    for _ in range(6):
+        values.append((x**2 - 2) ** 2)
+        x -= (x**2 - 2) / (2 * x)
+    np.testing.assert_allclose(found.history[:, 0], values, rtol=1e-3, atol=1e-11)
+    np.testing.assert_allclose(found.best_params["x"], np.sqrt(2), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("method", "error"), by_default([("gradient", 0.02), ("cmaes", 0.02), ("random", 0.5)], ("gradient", 0.02))
 )
