@@ -27,17 +27,24 @@ def cond(predicate: jax.Array, if_true: Callable[..., C], if_false: Callable[...
     return lax.cond(predicate, *branches, *operands)
 
 
-def scan(body: Callable[[C, Any], tuple[C, Any]], init: C, xs: Any = None, *, length: int | None = None):
+def scan(
+    body: Callable[[C, Any], tuple[C, Any]],
+    init: C,
+    xs: Any = None,
+    *,
+    length: int | None = None,
+    reverse: bool = False,
+):
     """`lax.scan`."""
     if not manual_axes():
-        return lax.scan(body, init, xs, length=length)
+        return lax.scan(body, init, xs, length=length, reverse=reverse)
     axes = axes_of_call(lambda carry: lax.scan(lambda _, x: (None, body(carry, x)[0]), None, xs, length=length), init)
 
     def agreeing(carry, x):
         carry, y = body(carry, x)
         return vary(carry, axes), y
 
-    return lax.scan(agreeing, vary(init, axes), xs, length=length)
+    return lax.scan(agreeing, vary(init, axes), xs, length=length, reverse=reverse)
 
 
 def fori_loop(lower: Any, upper: Any, body: Callable[[Any, C], C], init: C) -> C:

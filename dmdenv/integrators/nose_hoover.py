@@ -96,8 +96,8 @@ class NoseHoover(Integrator[NoseHooverState]):
         return maxwell_boltzmann(key, state.masses, self.temperature, state.positions.shape[1])
 
     def step(self, potential: Potential, state: NoseHooverState) -> NoseHooverState:
-        state = velocity_verlet(potential, self._half_step_of_chain(state), self.dt)
-        return self._half_step_of_chain(state)
+        state = velocity_verlet(potential, self.half_step_of_chain(state), self.dt)
+        return self.half_step_of_chain(state)
 
     def conserved(self, potential: Potential, state: NoseHooverState) -> jax.Array:
         xi, w = state.thermostat_positions, state.thermostat_velocities
@@ -111,7 +111,8 @@ class NoseHoover(Integrator[NoseHooverState]):
         coupled = [N] + [jnp.ones_like(N)] * (self.chain_length - 1)  # degrees of freedom that each thermostat controls
         return N, self.temperature * self.relaxation_time**2 * jnp.stack(coupled)
 
-    def _half_step_of_chain(self, state: NoseHooverState) -> NoseHooverState:
+    def half_step_of_chain(self, state: NoseHooverState) -> NoseHooverState:
+        """The state after the thermostats have acted for half a time step: the chain, and velocities scaled by it."""
         T, M = self.temperature, self.chain_length
         N, Q = self._freedom_and_masses(state)
 
