@@ -98,10 +98,12 @@ def _check(integrator: Any, potential: Any, state: Any) -> None:
     if type(state) is not integrator.state_type:
         kind = integrator.state_type.__name__
         raise TypeError(f"state is a {type(state).__name__}; must be a {kind}, as integrator.init returns")
-    leaves = jax.tree.leaves((state.positions, state.velocities, state.masses, integrator.dt))
-    if any(jnp.result_type(leaf) != jnp.float64 for leaf in leaves) or not jax.config.jax_enable_x64:
-        found = jnp.result_type(state.positions)
-        raise ValueError(f"state.positions is {found}; must be float64, with jax_enable_x64, to round to integers")
+    numbers = {"state.positions": state.positions, "state.velocities": state.velocities, "integrator.dt": integrator.dt}
+    for name, value in numbers.items():
+        if value.dtype != jnp.float64 or not jax.config.jax_enable_x64:
+            raise ValueError(
+                f"{name} is {value.dtype}; must be float64, with jax_enable_x64, to be rounded to integers"
+            )
     if isinstance(state.pairs, NeighborList) and jax.default_backend() != "cpu":
         raise ValueError(
             f"state.pairs is a NeighborList on {jax.default_backend()}; must be AllPairs() unless on a CPU, as sums"
