@@ -78,8 +78,8 @@ def end_of(method: Any, steps: int, reversible: bool, epsilon: Any, v: jax.Array
     """A function of the last state."""
     state, lj = state.replace(velocities=v), potential(epsilon)
     if reversible:
-        damping = {"max_damping": DT} if isinstance(method, Langevin) else {}
-        return observed(reversible_rollout(method, lj, state, steps, **damping)[0])
+        damping = DT if isinstance(method, Langevin) else None
+        return observed(reversible_rollout(method, lj, state, steps, max_damping=damping)[0])
     return observed(rollout(functools.partial(method.step, lj), state, steps)[0])
 
 

@@ -77,8 +77,8 @@ def materialized(cotangents: PyTree) -> PyTree:
     """The cotangents of a backward rule, zeros among them as arrays."""
 
     def array(leaf: Any) -> Any:
-        zero = isinstance(leaf, SymbolicZero)
-        return jnp.zeros(leaf.shape, leaf.dtype) if zero and is_float(leaf) else leaf
+        is_zero, dtype = isinstance(leaf, SymbolicZero), getattr(leaf, "dtype", None)
+        return jnp.zeros(leaf.shape, dtype) if is_zero and is_float(leaf) else leaf
 
     return jax.tree.map(array, cotangents, is_leaf=lambda leaf: isinstance(leaf, SymbolicZero))
 

@@ -128,7 +128,8 @@ class Motion(abc.ABC, Generic[I]):
     def _make_frame(self) -> Frame:
         state, dt, d = self.state, self.integrator.dt, self.state.positions.shape[1]
         heights = state.space.heights(d)
-        extent = jnp.max(jnp.where(jnp.isfinite(heights), heights, 8.0), initial=0.0)
+        sides: Any = jnp.where(jnp.isfinite(heights), heights, 8.0)
+        extent = jnp.max(sides)
         extent = jnp.maximum(extent, jnp.max(jnp.abs(state.positions)))
         length = _power_of_two(extent) * 2.0**-_DIGITS
         velocity = _power_of_two(length / jnp.where(dt == 0, 1.0, jnp.abs(dt))) * 2.0**-self.velocity_digits
@@ -285,7 +286,8 @@ class _Langevin(Motion[Langevin]):
         damping = i.dt * per_particle(i.friction)
         spread = jnp.sqrt(-jnp.expm1(-2.0 * damping)) * jnp.sqrt(i.temperature) / jnp.sqrt(state.masses[:, None])
         thermal = 0.5 * state.positions.size * i.temperature + state.kinetic_energy
-        energy = _power_of_two(jnp.where(thermal > 0, thermal, 1.0)) * 2.0**-_DIGITS
+        scale: Any = jnp.where(thermal > 0, thermal, 1.0)
+        energy = _power_of_two(scale) * 2.0**-_DIGITS
         per_shift = damping * (self._period / math.log(2))  # bits, <= _SHIFT
         return {"damping": damping, "per_shift": per_shift, "noise": spread / velocity, "energy": energy}
 

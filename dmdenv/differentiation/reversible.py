@@ -100,7 +100,7 @@ def _check(integrator: Any, potential: Any, state: Any) -> None:
         raise TypeError(f"state is a {type(state).__name__}; must be a {kind}, as integrator.init returns")
     numbers = {"state.positions": state.positions, "state.velocities": state.velocities, "integrator.dt": integrator.dt}
     for name, value in numbers.items():
-        if value.dtype != jnp.float64 or not jax.config.jax_enable_x64:
+        if value.dtype != jnp.float64 or jnp.result_type(int) != jnp.int64:
             raise ValueError(
                 f"{name} is {value.dtype}; must be float64, with jax_enable_x64, to be rounded to integers"
             )
@@ -152,7 +152,8 @@ class _Trajectory:
         integrator, potential, state, consts = primals(inputs)
         *of_fixed, of_state, of_consts = perturbed(inputs)
         changing = jax.tree.map(lambda _: True, of_state)  # but for what no step changes, and no one wants to know
-        changing = dataclasses.replace(changing, space=of_state.space, masses=of_state.masses)
+        known = {name: getattr(of_state, name) for name in ("space", "masses", "lost")}
+        changing = dataclasses.replace(changing, **known)
         wanted = _Wanted(
             fixed=tuple(Floats((integrator, potential, consts)).pick((*of_fixed, of_consts))),
             moving=tuple(Floats(state).pick(changing)),
