@@ -29,6 +29,8 @@ def conjugate_gradients(
 ) -> Solution:
     """x with `A x = b`, from x = 0, for a symmetric A without negative eigenvalues and b in the range of A.
 
+    A number that is NaN, in b or on the way, makes all of x NaN.
+
     Differentiable in forward and reverse mode, to any order; each derivative solves one more such system, to the same
     tolerance.
 
@@ -53,7 +55,7 @@ def conjugate_gradients(
             following = jnp.sum(r * r)
             return x, r, r + following / squared * p, following, k + 1
 
-        x, *_, k = while_loop(unfinished, iterate, (jnp.zeros_like(b), b, b, jnp.sum(b * b), jnp.int32(0)))
-        return x, k
+        x, _, _, squared, k = while_loop(unfinished, iterate, (jnp.zeros_like(b), b, b, jnp.sum(b * b), jnp.int32(0)))
+        return jnp.where(jnp.isnan(squared), jnp.nan, x), k
 
     return Solution(*lax.custom_linear_solve(A, b, solve, symmetric=True, has_aux=True))

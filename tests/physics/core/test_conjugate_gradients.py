@@ -39,6 +39,10 @@ def test_it_stops_after_the_iterations_that_it_may_take():
     assert np.linalg.norm(A @ found.x - b) > 1e-3
 
 
+def test_what_is_not_a_number_stays_so():
+    assert np.isnan(solve(np.array([np.nan, 0, 0, 0, 0, 0])).x).all()
+
+
 def test_derivatives_of_every_order_and_mode():
     b = VECTORS[:, 1:].sum(axis=1)
 
