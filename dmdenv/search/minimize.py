@@ -52,6 +52,7 @@ def minimize(
     optimizer: optax.GradientTransformation | None = None,
     population: int | None = None,
     spread: float = 1.0,
+    trace: bool = False,
     folder: Path | str | None = None,
     save_interval: float = 60.0,
     progress: bool = True,
@@ -93,6 +94,7 @@ def minimize(
             objective is the square of a distance to it.
         population: points per update and start of "cmaes" and "random"; 4 + 3 ln n for n numbers by default.
         spread: standard deviation of starts around `params`, and the first step size of CMA-ES, in units of u.
+        trace: whether to keep the method's estimate after each update, `result.trace`.
         folder: for checkpoints. Called again with the folder of a search that was interrupted, and otherwise the same
             arguments, it goes on from there. One process at a time uses a folder.
         save_interval: seconds between two checkpoints; there is also one at the end, at an interruption and an error.
@@ -111,6 +113,8 @@ def minimize(
     starts = Whole(at_least=1).convert("starts", starts)
     keys_per_update = Whole(at_least=1).convert("keys_per_update", keys_per_update)
     final_keys = keys_per_update if final_keys is None else Whole(at_least=1).convert("final_keys", final_keys)
+    if not isinstance(trace, bool):
+        raise ValueError(f"trace = {trace!r}; must be True or False")
     domain = make_domain(params, bounds, Real(above=0).convert("spread", spread))
     chosen, updates = plan(domain, method, starts, updates, evaluations, keys_per_update, optimizer, population)
     check_objective(objective, domain, key)
@@ -118,9 +122,9 @@ def minimize(
 
     folder = None if folder is None else Path(folder)
     with contextlib.nullcontext() if folder is None else lock_folder(folder), Interruption() as interruption:
-        settings = _settings(search, method, starts, updates)
-        state = _last(folder, settings, jax.eval_shape(lambda: init(search, starts, updates)))
-        state = init(search, starts, updates) if state is None else state
+        settings = _settings(search, method, starts, updates, trace)
+        state = _last(folder, settings, jax.eval_shape(lambda: init(search, starts, updates, trace)))
+        state = init(search, starts, updates, trace) if state is None else state
         state = _run(search, state, folder, settings, save_interval, interruption, aloud=progress)
         compile_first("the comparison", compare, search, state, final_keys, interruption=interruption, aloud=progress)
         points, values = interruption.wait_for(lambda: jax.device_get(compare(search, state, final_keys)))
@@ -143,6 +147,7 @@ def minimize(
         cost_per_update=each * (GRADIENT_COST if method == "gradient" else 1.0),
         nonfinite=np.asarray(state.starts.nonfinite),
         restarts=np.asarray(state.starts.restarts),
+        trace=None if state.trace is None else jax.device_get(jax.vmap(jax.vmap(domain.params))(state.trace)),
     )
 
 
@@ -209,7 +214,7 @@ def _last(folder: Path | None, settings: dict[str, Any], template: SearchState) 
     return restore_checkpoint(folder, saved[-1], template)
 
 
-def _settings(search: Search, method: str, starts: int, updates: int) -> dict[str, Any]:
+def _settings(search: Search, method: str, starts: int, updates: int, trace: bool) -> dict[str, Any]:
     """What another call must have in common with the one that wrote a checkpoint; values that JSON keeps."""
 
     def digest(tree: Tree) -> str:
@@ -225,6 +230,7 @@ def _settings(search: Search, method: str, starts: int, updates: int) -> dict[st
         "population": search.method.points,
         "key": jax.random.key_data(search.key).tolist(),
         "spread": float(domain.spread),
+        "trace": trace,
         "params": digest(domain.center),
         "bounds": digest((domain.low, domain.high, domain.logs)),
     }

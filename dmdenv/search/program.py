@@ -45,11 +45,12 @@ class SearchState(Replaceable):
     starts: Start
     history: jax.Array  # float [updates, starts], the least value of each update; NaN where there is none (yet)
     updates: jax.Array  # int32 [], done so far
+    trace: Tree | None  # u of the method's estimate after each update, leaves [updates, starts, ...], if it is kept
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def init(search: Search, starts: int, updates: int) -> SearchState:
-    """The state before the first update."""
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def init(search: Search, starts: int, updates: int, trace: bool) -> SearchState:
+    """The state before the first update; `trace`: whether the estimates after each are kept."""
     draw_key, key = jax.random.split(jax.random.fold_in(search.key, updates))
     u = search.domain.draw(draw_key, starts, stratified=True)
     u = jax.tree.map(lambda all_, one: all_.at[0].set(one), u, search.domain.center)
@@ -66,6 +67,7 @@ def init(search: Search, starts: int, updates: int) -> SearchState:
         ),
         history=jnp.full((updates, starts), jnp.nan, value.dtype),
         updates=jnp.int32(0),
+        trace=jax.tree.map(lambda leaf: jnp.full((updates, *leaf.shape), jnp.nan, leaf.dtype), u) if trace else None,
     )
 
 
@@ -100,8 +102,11 @@ def _update(search: Search, state: SearchState) -> SearchState:
 
     keys = jax.random.split(key, len(state.starts.best_value))
     starts, values = jax.vmap(update_one)(keys, state.starts)
-    history = state.history.at[state.updates].set(values)
-    return SearchState(starts=starts, history=history, updates=state.updates + 1)
+    history, trace = state.history.at[state.updates].set(values), state.trace
+    if trace is not None:
+        estimate = jax.vmap(search.method.estimate)(starts.method, starts.best)
+        trace = jax.tree.map(lambda kept, leaf: kept.at[state.updates].set(leaf), trace, estimate)
+    return SearchState(starts=starts, history=history, updates=state.updates + 1, trace=trace)
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -25,6 +25,7 @@ class SearchResult:
     cost_per_update: float  # of all starts, in evaluations, where one with its gradient counts as 4
     nonfinite: np.ndarray  # int32 [starts], points of which the value or the gradient was not finite
     restarts: np.ndarray  # int32 [starts], how often a start began anew
+    trace: Any = None  # the method's estimate after each update, leaves [updates, starts, ...]; if it was kept
 
     @property
     def best_history(self) -> np.ndarray:

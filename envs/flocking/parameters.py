@@ -28,6 +28,9 @@ class BoidParams(Params):
     avoidance_range: jax.Array = parameter(default=1.2, unit="length", low=1e-6, doc="D of the avoidance rule")
     cohesion: jax.Array = parameter(default=0.05, unit="energy", low=0, doc="J of the cohesion rule")
     cohesion_range: jax.Array = parameter(default=3.0, unit="length", low=1e-6, doc="D of the cohesion rule")
+    cohesion_edge: jax.Array = parameter(
+        default=0.0, unit="length", low=0, doc="width inside D over which cohesion fades; 0: it ends by a jump"
+    )
     exponent: jax.Array = parameter(default=3.0, unit="1", low=1, doc="alpha of alignment, avoidance and flight")
     flight: jax.Array = parameter(default=10.0, unit="energy", low=0, doc="J of flight from predators")
     flight_range: jax.Array = parameter(default=3.0, unit="length", low=1e-6, doc="D of flight from predators")

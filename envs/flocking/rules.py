@@ -74,9 +74,16 @@ def avoidance(pair: Pair, params: BoidParams) -> jax.Array:
 
 
 def cohesion(pair: Pair, params: BoidParams) -> jax.Array:
-    """What a neighbour adds to where the flock is: `m_ij d` within D, `[2]`; `cohesion_torque` turns to the sum."""
-    counts = pair.present & pair.i_sees_j & (pair.r < params.cohesion_range)
-    return jnp.where(counts, pair.d, 0.0)
+    """What a neighbour adds to where the flock is: `m_ij f d` within D, `[2]`; `cohesion_torque` turns to the sum.
+
+    f = 1, or with an edge of width b above 0: f = x^2 (3 - 2 x), x = min(1, (D - r) / b). Only then has it a derivative
+    by D.
+    """
+    D, b = params.cohesion_range, params.cohesion_edge
+    counts = pair.present & pair.i_sees_j & (pair.r < D)
+    x = jnp.minimum((D - pair.r) / jnp.where(b > 0, b, 1.0), 1.0)
+    weight = jnp.where(b > 0, x**2 * (3 - 2 * x), 1.0)
+    return jnp.where(counts, weight * pair.d, 0.0)
 
 
 def obstacle(seen: Sighting, ranges: jax.Array, agents: Poses, params: SteeredParams) -> Reaction:

@@ -45,3 +45,28 @@ def test_no_boid_within_rounding_of_a_range_feels_its_rule():
     for rule, values in felt(bond.astype(np.float32), headings).items():
         for value in jax.tree.leaves(values):
             assert np.abs(value).max() < 1e-2, rule
+
+
+def test_cohesion_with_an_edge_fades_and_has_a_derivative_by_its_range(x64):
+    """Three boids: one in the range, one in the middle of the edge, where it counts half."""
+    positions, headings = jnp.array([[0.0, 0.0], [0.0, 1.0], [-1.9, 0.0]]), jnp.array([0.3, 1.0, 2.0])
+    flock = Poses.of(positions, headings)
+
+    @jax.jit
+    def torque(reach, edge):
+        params = FlockingParams(cohesion=2.0).replace(cohesion_range=reach, cohesion_edge=edge)
+        return sum_boid_rules(Free(), flock, AllPairs(), params).torque[0]
+
+    def by_hand(weight):
+        c = jnp.array([-1.9 * weight, 1.0])
+        c = c / jnp.linalg.norm(c)
+        ahead, left = c @ jnp.array([jnp.cos(0.3), jnp.sin(0.3)]), c @ jnp.array([-jnp.sin(0.3), jnp.cos(0.3)])
+        return 2.0 * (1 - ahead) * left
+
+    for reach, edge, weight in ((2.0, 0.2, 0.5), (2.0, 0.0, 1.0), (1.8, 0.0, 0.0), (2.5, 0.2, 1.0), (1.9, 0.2, 0.0)):
+        np.testing.assert_allclose(torque(reach, edge), by_hand(weight), rtol=1e-12)
+    slope, h = jax.grad(torque), 1e-6
+    difference = (torque(2.0 + h, 0.2) - torque(2.0 - h, 0.2)) / (2 * h)
+    assert abs(difference) > 1
+    np.testing.assert_allclose(slope(2.0, 0.2), difference, rtol=1e-7)
+    assert slope(2.0, 0.0) == 0

@@ -101,11 +101,19 @@ def test_a_search_that_was_stopped_goes_on_bit_for_bit(method, tmp_path, monkeyp
             search(noisy, {"x": 2.0}, save_interval=0.0, **options)
     assert 0 < saved_steps(tmp_path)[-1] < 12
     rest = search(noisy, {"x": 2.0}, **options)
-    assert same((rest.params, rest.values, rest.history), (whole.params, whole.values, whole.history))
+    assert same((rest.trace, rest.values, rest.history), (whole.trace, whole.values, whole.history))
+    assert same(rest.params, whole.params)
     with pytest.raises(ValueError, match=r"starts = 4; must be 3, as in "):
         search(noisy, {"x": 2.0}, **{**options, "starts": 4})
     with pytest.raises(ValueError, match=r"params = .*; must be .*, as in "):
         search(noisy, {"x": 2.1}, **options)
+
+
+def test_a_trace_has_the_point_of_each_update():
+    found = search(rosenbrock, VALLEY, updates=20, starts=3, trace=True)
+    values = jax.vmap(jax.vmap(rosenbrock, (0, None)), (0, None))(found.trace, KEY)
+    np.testing.assert_allclose(values[:-1], found.history[1:], rtol=1e-4)
+    assert search(rosenbrock, VALLEY, updates=20, starts=3).trace is None
 
 
 @pytest.mark.parametrize("method", by_default(METHODS, "gradient"))
@@ -153,6 +161,7 @@ def test_a_result_draws_itself(tmp_path):
         ({"population": 4}, "population = 4; must be None for the method 'gradient'"),
         ({"method": "cmaes", "population": 1}, "population = 1; must be an integer >= 2"),
         ({"method": "cmaes", "optimizer": optax.sgd(0.1)}, "must be None for the method 'cmaes'"),
+        ({"trace": 1}, "trace = 1; must be True or False"),
         ({"spread": 0}, "spread = 0; must be a finite number > 0"),
         ({"params": {"x": 1}}, r"params\['x'\] = 1; .*: an integer cannot change by small steps"),
         ({"params": {"x": np.nan}}, r"params\['x'\] = nan; must be finite floating-point numbers"),
