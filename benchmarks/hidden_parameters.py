@@ -125,7 +125,8 @@ class Fluids:
 
     truth = {"sigma": 1.04, "epsilon": 0.87}
     start = {"sigma": 0.9, "epsilon": 0.5}
-    bounds = {"sigma": (0.75, 1.3), "epsilon": (0.2, 3.0, "log")}
+    bounds = {"sigma": (0.75, 1.25), "epsilon": (0.2, 3.0, "log")}
+    widest = {"sigma": 1.25, "epsilon": 0.87}  # where the fluids of an evaluation come from: smaller ones do not overlap
 
     @property
     def edges(self) -> jax.Array:
@@ -168,7 +169,7 @@ class Fluids:
         _, lattice = square((self.side, self.side), density=self.density)
         lattices = jnp.broadcast_to(lattice, (self.instances, *lattice.shape))
         run = jax.jit(self.sample, static_argnums=(3, 4))
-        positions = run(self.start, lattices, start_key, 2000, 1)[:, -1]
+        positions = run(self.widest, lattices, start_key, 2000, 1)[:, -1]
         target = jax.jit(self.average, static_argnums=(3, 4))(
             self.truth, lattices, target_key, 2000, self.target_samples
         )
