@@ -6,7 +6,8 @@ truth to compare with.
 
 import dataclasses
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +35,7 @@ class Problem:
     start: dict[str, float]
     bounds: dict[str, tuple]
     steps: int  # simulated steps of all instances in one evaluation
+    physical: Callable[[Any], Any] = lambda values: values  # the parameters of the truth, of those that are searched
 
 
 # --- a flock ----------------------------------------------------------------------------------------------------------
@@ -43,8 +45,8 @@ class Problem:
 class Flocks:
     """Flocks without an agent, seen at a start and some steps later.
 
-    Cohesion ends at its range by a jump, so that a trajectory has no derivative by that range. So the model fades within
-    an `edge`, whose middle is taken for the range; what is observed has none.
+    Cohesion ends at its range by a jump, so that a trajectory has no derivative by that range. So the model fades
+    within an `edge`, whose middle is taken for the range; what is observed has none.
     """
 
     instances: int = 1024
@@ -54,15 +56,15 @@ class Flocks:
     noise: float = 0.01  # standard deviation of what is observed, unit length and angle
     edge: float = 0.05  # of the model, unit length
 
-    truth = {
+    truth: ClassVar[dict[str, float]] = {
         "alignment": 3.0, "alignment_range": 3.5, "avoidance": 1.5, "avoidance_range": 1.4, "cohesion": 0.6,
         "cohesion_range": 2.5,
     }  # fmt: skip
-    start = {
+    start: ClassVar[dict[str, float]] = {
         "alignment": 1.0, "alignment_range": 2.5, "avoidance": 0.5, "avoidance_range": 2.0, "cohesion": 0.2,
         "cohesion_range": 3.5,
     }  # fmt: skip
-    bounds = {
+    bounds: ClassVar[dict[str, tuple]] = {
         "alignment": (0.3, 30.0, "log"), "alignment_range": (1.0, 4.9), "avoidance": (0.15, 15.0, "log"),
         "avoidance_range": (0.5, 4.0), "cohesion": (0.06, 6.0, "log"), "cohesion_range": (1.0, 4.5),
     }  # fmt: skip
@@ -75,7 +77,9 @@ class Flocks:
         """All flocks some steps later."""
         env = self.env
         reach = values["cohesion_range"] + 0.5 * edge
-        params = env.default_params.replace(**{**values, "box": self.box, "cohesion_range": reach, "cohesion_edge": edge})
+        params = env.default_params.replace(
+            **{**values, "box": self.box, "cohesion_range": reach, "cohesion_edge": edge}
+        )
 
         def step(state, _):
             return env.move(state, jnp.zeros(env.boids), params)[0], None
@@ -110,31 +114,38 @@ class Flocks:
 class Fluids:
     """Lennard-Jones fluids in two dimensions at a known temperature and density, by Langevin dynamics.
 
-    The derivative of g(r) is that of the equilibrium average, by `reweight`, and not that of the trajectories.
+    The derivative of g(r) is that of the equilibrium average, by `reweight`, and not that of the trajectories. A g(r)
+    tells the most of where particles repel each other, so sigma and epsilon are strongly correlated in it. Searched
+    are epsilon and the `diameter` at which the energy of a pair is the temperature; sigma follows from both.
     """
 
     instances: int = 1024
-    side: int = 5  # n = side^2 particles
+    side: int = 4  # n = side^2 particles
     density: float = 0.5  # unit 1 / length^2
     temperature: float = 1.0  # unit energy
-    relax: int = 150  # steps after the parameters have changed
-    samples: int = 6
-    every: int = 25  # steps between samples
+    relax: int = 100  # steps after the parameters have changed
+    samples: int = 5
+    every: int = 20  # steps between samples
     target_samples: int = 60  # of each instance, for the target
-    bins: int = 24
+    bins: int = 22
 
-    truth = {"sigma": 1.04, "epsilon": 0.87}
-    start = {"sigma": 0.9, "epsilon": 0.5}
-    bounds = {"sigma": (0.75, 1.25), "epsilon": (0.2, 3.0, "log")}
-    widest = {"sigma": 1.25, "epsilon": 0.87}  # where the fluids of an evaluation come from: smaller ones do not overlap
+    truth: ClassVar[dict[str, float]] = {"sigma": 1.04, "epsilon": 0.87}
+    start: ClassVar[dict[str, float]] = {"diameter": 0.85, "epsilon": 0.5}
+    bounds: ClassVar[dict[str, tuple]] = {"diameter": (0.75, 1.2), "epsilon": (0.2, 3.0, "log")}
+    widest: ClassVar[dict[str, float]] = {"sigma": 1.25, "epsilon": 0.87}  # equilibrated; from it none overlap
 
     @property
     def edges(self) -> jax.Array:
-        return jnp.linspace(0.6, 3.0, self.bins + 1)
+        return jnp.linspace(0.6, 2.8, self.bins + 1)
 
     @property
     def langevin(self) -> Langevin:
         return Langevin(dt=0.01, temperature=self.temperature, friction=2.0)
+
+    def physical(self, values: Values) -> Values:
+        """sigma and epsilon, where `4 epsilon (x^2 - x) = temperature` with `x = (sigma / diameter)^6`."""
+        x = 0.5 * (1 + jnp.sqrt(1 + self.temperature / values["epsilon"]))
+        return {"sigma": values["diameter"] * x ** (1 / 6), "epsilon": values["epsilon"]}
 
     def space(self) -> Periodic:
         return square((self.side, self.side), density=self.density)[0]
@@ -175,8 +186,9 @@ class Fluids:
         )
         objective = Partial(self.deviation, positions, target)
         steps = (self.relax + self.samples * self.every) * self.instances
-        return Problem("fluid", objective, self.truth, self.start, self.bounds, steps)
+        return Problem("fluid", objective, self.truth, self.start, self.bounds, steps, self.physical)
 
     def deviation(self, positions: jax.Array, target: jax.Array, values: Values, key: jax.Array) -> jax.Array:
         """Mean squared deviation of g(r) from the target."""
-        return jnp.mean((self.average(values, positions, key, self.relax, self.samples) - target) ** 2)
+        g = self.average(self.physical(values), positions, key, self.relax, self.samples)
+        return jnp.mean((g - target) ** 2)

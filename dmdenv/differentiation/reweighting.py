@@ -2,8 +2,8 @@
 
     <A> = sum_k w_k A_k,    w_k ~ exp(-(u_k - v_k)),    sum_k w_k = 1
 
-for configurations k which were drawn with the reduced energies v_k, at reduced energies u_k. Where u = v all weights are
-equal, and the derivative by a parameter is the fluctuation formula
+for configurations k which were drawn with the reduced energies v_k, at reduced energies u_k. Where u = v all weights
+are equal, and the derivative by a parameter is the fluctuation formula
 
     d<A> = <dA> - (<A du> - <A> <du>)
 
@@ -27,9 +27,9 @@ class Reweighted(NamedTuple):
 def reweight(values: Any, energies: jax.Array, sampled: jax.Array | None = None) -> Reweighted:
     """The average of values over sampled configurations in the ensemble of reduced energies, see the module.
 
-    Its derivative by what the energies depend on is that of the equilibrium average. Unlike that of a trajectory it does
-    not grow with the length of the simulation, and it costs the derivative of the energies only. The configurations
-    themselves must be constants: sample with `jax.lax.stop_gradient` of the parameters.
+    Its derivative by what the energies depend on is that of the equilibrium average. Unlike that of a trajectory it
+    does not grow with the length of the simulation, and it costs the derivative of the energies only. The
+    configurations themselves must be constants: sample with `jax.lax.stop_gradient` of the parameters.
 
         def mean_distance(epsilon):
             x = sample(jax.lax.stop_gradient(epsilon))
