@@ -14,7 +14,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         OSError: when it cannot be written, as on a full disk; it names `path`.
     """
-    partial = path.with_name(f".partial-{path.name}")
+    partial = partial_path(path)
     try:
         yield partial
         flush(partial)
@@ -23,3 +23,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise type(error)(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def partial_path(path: Path) -> Path:
+    """The temporary path beside `path`, which a killed process may leave."""
+    return path.with_name(f".partial-{path.name}")

@@ -17,6 +17,7 @@ import jax
 
 from dmdenv._core.fields import field_values
 from dmdenv.agents.base import Agent, InformedPolicy, Policy, get_agent
+from dmdenv.agents.runs.atomic_write import partial_path
 from dmdenv.agents.runs.recipe import Recipe, read_recipe, read_settings, write_recipe
 from dmdenv.envs.base import Env, Params
 from dmdenv.simulation import Interruption
@@ -172,12 +173,13 @@ class Run:
 
 
 def make_new_folder(path: Path) -> None:
-    """Make a folder, which may be there if it is empty.
+    """Make a folder, which may be there if it is empty, or has only what a process has left that was killed here.
 
     Raises:
         FileExistsError: when the path exists and is not an empty folder.
     """
-    if path.exists() and (not path.is_dir() or any(entry.name != LOCK for entry in path.iterdir())):
+    left = (LOCK, partial_path(path / RECIPE).name)
+    if path.exists() and (not path.is_dir() or any(entry.name not in left for entry in path.iterdir())):
         raise FileExistsError(f"{path} exists and is not an empty folder; must be a new path")
     path.mkdir(parents=True, exist_ok=True)
 

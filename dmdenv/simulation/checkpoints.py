@@ -8,6 +8,7 @@ a bit that changes later is found when it is read.
 """
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -28,6 +29,7 @@ T = TypeVar("T")
 KEPT = 3  # checkpoints of a folder, the last ones
 SUMS = "SHA256SUMS"
 _PARTIAL = ".partial-"  # begins the name of what is not a checkpoint yet, or no longer
+_FILES = 64  # files and folders of a checkpoint, at most
 _OVERHEAD = 128 * 1024  # bytes of a checkpoint beside its arrays, rounded up to blocks
 
 
@@ -142,7 +144,13 @@ def _write(folder: Path, step: int, arrays: Mapping[str, np.ndarray], items: Map
 
 
 def _check_space(folder: Path, size: int) -> None:
-    """Raise the operating system's error where a file of `size` bytes does not fit: orbax fails less orderly."""
+    """Raise the operating system's error where a file of `size` bytes does not fit, or not enough files.
+
+    Orbax fails less orderly: its threads wait for each other for minutes.
+    """
+    disk = os.statvfs(folder)
+    if disk.f_files and disk.f_favail < _FILES:  # a file system without a limit says 0
+        raise OSError(errno.ENOSPC, f"no room for {_FILES} more files", str(folder))
     reserved = folder / f"{_PARTIAL}space"
     with reserved.open("wb") as file:
         if hasattr(os, "posix_fallocate"):  # not on macOS

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import ImageColor
 
-from dmdenv.agents import apg, es, open_loop, ppo, shac
+from dmdenv.agents import open_loop, registered_agents
 from dmdenv.agents.runs import (
     Run,
     compare_policies,
@@ -33,25 +33,18 @@ from dmdenv.agents.runs.learning_curve import learning_curve
 from dmdenv.agents.runs.metrics import append_metrics, truncate_metrics
 from dmdenv.envs.base import CapacityExceeded
 from dmdenv.envs.rendering import BACKGROUND
-from dmdenv.simulation import Interrupted, Interruption
+from dmdenv.simulation import Interruption
 from dmdenv.simulation.checkpoints import to_arrays
 from marks import by_default
 from probe_envs import BestAction, Crowded, PointMass
-
-SMALL = {"updates": 6, "num_envs": 2, "window": 2, "hidden": (4,)}
-CONFIGS = {
-    "apg": apg.Config(**SMALL),
-    "ppo": ppo.Config(**SMALL, minibatches=2),
-    "shac": shac.Config(**SMALL, critic_minibatches=2),
-    "es": es.Config(updates=6, method="cmaes", population=4, episodes=1, steps=2, hidden=(4,)),
-    "open_loop": open_loop.Config(updates=6, num_envs=2, cycles=2, momentum="reset"),
-}
+from small_agents import small_config
 
 
-def new_run(path, env=None, *, agent="apg", **changes):
+def new_run(path, env=None, *, agent="apg", config=None, **changes):
     env = env or PointMass(time_step=0.1)
     params = env.default_params.replace(**changes)
-    return Run(path=path, env=env, params=params, agent_name=agent, config=CONFIGS[agent], seed=3).create()
+    config = small_config(agent, updates=6) if config is None else config
+    return Run(path=path, env=env, params=params, agent_name=agent, config=config, seed=3).create()
 
 
 # --- the recipe -------------------------------------------------------------------------------------------------------
@@ -69,9 +62,10 @@ def test_open_rebuilds_what_was_created(tmp_path):
 
 
 def test_the_length_of_a_protocol_is_that_of_the_episodes_of_the_run(tmp_path):
-    created = new_run(tmp_path / "run", agent="open_loop", max_steps=5)
+    config = open_loop.Config(num_envs=2)
+    created = new_run(tmp_path / "run", agent="open_loop", config=config, max_steps=5)
     opened = Run.open(tmp_path / "run")
-    assert opened.config == created.config == dataclasses.replace(CONFIGS["open_loop"], steps=5)
+    assert opened.config == created.config == dataclasses.replace(config, steps=5)
     assert opened.config.steps_per_update == 2 * 5
     assert jax.eval_shape(opened.initial_state).policy.inputs.shape == (5, 1)
 
@@ -89,6 +83,13 @@ def test_folder_in_use_is_not_overwritten(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="exists and is not an empty folder; must be a new path"):
         new_run(tmp_path)
+
+
+def test_a_folder_in_which_the_recipe_was_not_finished_is_used(tmp_path):
+    (tmp_path / ".partial-config.json").write_text("{")
+    (tmp_path / ".lock").touch()
+    new_run(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.json"]
 
 
 def test_what_is_not_a_run_is_refused(tmp_path):
@@ -113,36 +114,10 @@ def test_other_precision_is_refused(tmp_path):
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("agent", by_default(CONFIGS, "apg", "open_loop"))
-def test_resumed_run_equals_an_uninterrupted_one(tmp_path, interrupt_after, agent):
-    whole = new_run(tmp_path / "whole", agent=agent)
-    _, expected = train_run(whole, checkpoint_every=2, interruption=Interruption())
-    assert whole.saved_updates() == [2, 4, 6]
-
-    run = new_run(tmp_path / "run", agent=agent)
-    interrupt_after(update=3)
-    with Interruption() as interruption, pytest.raises(Interrupted, match="SIGINT"):
-        train_run(run, checkpoint_every=100, interruption=interruption)
-    run = Run.open(run.path)
-    assert run.saved_updates() == [3]
-    with run.metrics_path.open("a") as log:  # as after a crash: lines after the checkpoint, the last one cut off
-        log.write('{"update": 4, "seconds": 0.1}\n{"update": 5, "sec')
-    _, state = train_run(run, checkpoint_every=2, interruption=Interruption())
-
-    jax.tree.map(np.testing.assert_array_equal, to_arrays(state), to_arrays(expected))
-    rows, expected_rows = read_metrics(run.metrics_path), read_metrics(whole.metrics_path)
-    assert [row["update"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    for row, expected_row in zip(rows, expected_rows, strict=True):
-        assert {**row, "seconds": 0} == {**expected_row, "seconds": 0}
-
-    _, again = train_run(run, checkpoint_every=2, interruption=Interruption())
-    jax.tree.map(np.testing.assert_array_equal, to_arrays(again), to_arrays(expected))
-
-
 # --- capacities -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("agent", by_default(CONFIGS, "apg"))
+@pytest.mark.parametrize("agent", by_default(registered_agents(), "apg"))
 def test_overflow_repeats_the_update_with_a_larger_capacity(tmp_path, capsys, agent):
     run = new_run(tmp_path / "run", Crowded(capacity=2), agent=agent, target=-0.5)
     enlarged, state = train_run(run, checkpoint_every=4, interruption=Interruption())

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from dmdenv.simulation.checkpoints import (
     to_arrays,
 )
 from dmdenv.simulation.lock import LOCK, lock_folder
+from file_operations import snapshots, write_snapshot
 
 STATE = {"weights": jnp.arange(3.0), "none": jnp.zeros((0, 2)), "key": jax.random.key(5), "count": jnp.int32(7)}
 
@@ -58,6 +60,27 @@ def test_what_a_killed_process_has_left_is_not_seen_and_goes_away(tmp_path, name
     assert saved_steps(tmp_path) == [1]
     save_checkpoint(tmp_path, 2, STATE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_a_process_killed_between_any_two_operations_on_files_leaves_whole_checkpoints(tmp_path):
+    folder = tmp_path / "folder"
+    for step in range(1, KEPT + 1):
+        save_checkpoint(folder, step, {**STATE, "count": jnp.int32(step)}, capacities={"pairs": [step]})
+    with snapshots(folder) as left:
+        save_checkpoint(folder, KEPT + 1, {**STATE, "count": jnp.int32(KEPT + 1)}, capacities={"pairs": [KEPT + 1]})
+    assert len(left) > 30
+    kept = []
+    for number, snapshot in enumerate(left):
+        killed = tmp_path / str(number)
+        write_snapshot(snapshot, killed)
+        *_, last = steps = saved_steps(killed)
+        kept += [steps] if steps not in kept else []
+        assert restore_checkpoint(killed, last, STATE)["count"] == last
+        assert restore_item(killed, last, "capacities") == {"pairs": [last]}
+        if number % 8 == 0:
+            save_checkpoint(killed, KEPT + 2, STATE)
+            assert sorted(path.name for path in killed.iterdir()) == list(map(str, [*steps, KEPT + 2][-KEPT:]))
+    assert kept == [[1, 2, 3], [1, 2, 3, 4], [2, 3, 4]]
 
 
 def test_checkpoint_of_another_structure_is_refused():
@@ -145,6 +168,17 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_what_was_there(three, monkey
     )
     assert sorted(path.name for path in three.iterdir()) == ["1", "2", "3"]
     save_checkpoint(three, 4, STATE)
+    assert saved_steps(three) == [2, 3, 4]
+
+
+def test_a_disk_with_too_many_files_is_full_too(three, monkeypatch):
+    few = types.SimpleNamespace(f_files=1000, f_favail=20)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "statvfs", lambda path: few)
+        with pytest.raises(CheckpointNotWritten, match=r"into .*: no room for 64 more files; checkpoint 3 is safe"):
+            save_checkpoint(three, 4, STATE)
+        few.f_files = few.f_favail = 0  # as where there is no limit
+        save_checkpoint(three, 4, STATE)
     assert saved_steps(three) == [2, 3, 4]
 
 
