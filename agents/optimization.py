@@ -44,6 +44,25 @@ def descend(
     return *kept, {"gradient_norm": norm, "skipped": 1.0 - finite.astype(norm.dtype)}
 
 
+def inverse_variance_weights(gradients: jax.Array) -> jax.Array:
+    """Weights of T steps by how much the derivatives by their actions differ between B instances, `[T]`, of mean 1.
+
+        w_t = c / (v_0 + v_t),    v_t = 1/B sum_b |g_tb - 1/B sum_b' g_tb'|^2,
+
+    the inverse of the variance but for v_0, the first decile of all v_t above zero. A variance below it is rather that
+    of a small effect than of a precise estimate: without v_0 the last step of a window, which moves nothing before the
+    next one, would have all the weight. Steps of equal variance have weight 1; a variance that is NaN gives NaN.
+
+    Args:
+        gradients: g, float `[T, B, ...]`.
+    """
+    deviations = gradients - jnp.mean(gradients, axis=1, keepdims=True)
+    variance = jnp.mean(jnp.sum(deviations.reshape(*deviations.shape[:2], -1) ** 2, axis=2), axis=1)
+    least = jnp.nanquantile(jnp.where(variance > 0, variance, jnp.nan), 0.1)
+    weights = 1.0 / (1.0 + jnp.where(variance == 0, 0.0, variance / least))
+    return weights / jnp.mean(weights)
+
+
 def scan_minibatches(
     step: Callable[[T, Any], tuple[T, Any]], carry: T, samples: Any, key: jax.Array, *, epochs: int, minibatches: int
 ) -> tuple[T, Any]:

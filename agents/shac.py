@@ -13,11 +13,20 @@ Then the critic is fitted to the lambda-returns R of the window, in epochs of mi
 with the running deviation s_R of the returns, and V' moves towards it. Observations are normalised by their running
 mean and deviation, which are constant within a window.
 
+The derivative of L is a sum over the steps at which the policy acted, `dL/dw = sum_t G_t`, where G_t holds all that
+follows from step t, later actions included. Under chaos the early ones grow with what is left of the window until they
+are noise. With `step_weights = "inverse_variance"` the policy follows `sum_t w_t G_t`, where w_t is the inverse of the
+variance of dL/du_t over instances (`dmdenv.agents.optimization.inverse_variance_weights`): in effect a shorter window,
+whose length the gradients choose. Where a policy is optimal at every state that it meets, all G_t are zero on average,
+so the weights move no such optimum.
+
 With an entropy weight c > 0, the entropy H of the policy is part of the reward, and V is the mean of several critics'
 values: the two differences of SAPO.
 
 References: Xu et al., "Accelerated Policy Learning with Parallel Differentiable Simulation", arXiv:2204.07137 (2022),
-eqs. 5 to 8; SAPO: Xing et al., arXiv:2412.12089 (2025).
+eqs. 5 to 8; SAPO: Xing et al., arXiv:2412.12089 (2025). Weights by inverse variance: Parmas et al., "PIPPS: Flexible
+Model-Based Policy Search Robust to the Curse of Chaos", arXiv:1902.01240 (2018), whose total propagation so combines
+two estimators of one derivative at each step; here those of different steps are.
 """
 
 import dataclasses
@@ -34,11 +43,13 @@ from dmdenv.agents.critic import Critic, critic
 from dmdenv.agents.heads import GaussianPolicy, NormalizedPolicy, gaussian_policy
 from dmdenv.agents.networks import NETWORKS
 from dmdenv.agents.normalizer import Normalizer, normalizer
-from dmdenv.agents.optimization import clipped_adam, descend, scan_minibatches
+from dmdenv.agents.optimization import clipped_adam, descend, inverse_variance_weights, scan_minibatches
 from dmdenv.agents.returns import td_lambda, window_return
 from dmdenv.agents.windows import Window
 from dmdenv.envs.acting import asked_by
 from dmdenv.envs.base import Env, Observation, Params, State
+
+WindowEnd = tuple[State, Observation, Window, jax.Array]  # what `window_loss` returns beside the loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +88,8 @@ class Config(Declared):
     """Into how many parts an epoch divides the steps of the window, each for one step of Adam."""
     target_decay: float = real(0.2, at_least=0, at_most=1)
     """The share of the old target critic that is left after an update; the rest is the new critic."""
+    step_weights: str = choice("equal", of=("equal", "inverse_variance"))
+    """equal; inverse_variance: steps of a window whose gradients differ more between instances count less."""
     critics: int = whole(1, at_least=1, at_most=100)
     """Critics of independent initial weights, whose mean is the value; 2 for SAPO."""
     entropy_weight: float = real(0.0, at_least=0)
@@ -84,6 +97,8 @@ class Config(Declared):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.step_weights == "inverse_variance" and self.num_envs == 1:
+            raise ValueError("Config.num_envs = 1; must be an integer >= 2 for step_weights = 'inverse_variance'")
         if self.steps_per_update % self.critic_minibatches:
             raise ValueError(
                 f"Config.critic_minibatches = {self.critic_minibatches}; must divide num_envs * window ="
@@ -153,11 +168,9 @@ def update(env: Env, config: Config, state: TrainState, *, params: Params | None
     params = env.default_params if params is None else params
     key, window_key, order_key = jax.random.split(state.key, 3)
 
-    def loss_of(policy):
-        return window_loss(env, config, policy, state, window_key, params=params)
-
-    (loss, (env_states, observations, window, targets)), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-        state.policy
+    gradient_of = {"equal": equal_gradient, "inverse_variance": weighted_gradient}[config.step_weights]
+    (loss, (env_states, observations, window, targets)), gradient = gradient_of(
+        env, config, state, window_key, params=params
     )
     policy, optimizer, steps = descend(_optimizer(config), gradient, state.policy, state.optimizer)
     returns = state.returns.merge(targets)
@@ -207,35 +220,83 @@ def policy(env: Env, config: Config, state: TrainState) -> NormalizedPolicy:
 # --- the steps of an update -------------------------------------------------------------------------------------------
 
 
+def equal_gradient(
+    env: Env, config: Config, state: TrainState, key: jax.Array, *, params: Params
+) -> tuple[tuple[jax.Array, WindowEnd], GaussianPolicy]:
+    """What `window_loss` returns for the policy of a state, and the derivative of the loss by it."""
+
+    def loss_of(policy):
+        return window_loss(env, config, policy, state, key, params=params)
+
+    return jax.value_and_grad(loss_of, has_aux=True)(state.policy)
+
+
+def weighted_gradient(
+    env: Env, config: Config, state: TrainState, key: jax.Array, *, params: Params
+) -> tuple[tuple[jax.Array, WindowEnd], GaussianPolicy]:
+    """As `equal_gradient`, but with the module's weights `w_t` of steps.
+
+    One reverse pass: each step acts by a copy of the policy of its own, and each u has an addend that is zero.
+    """
+    steps, instances = config.window, config.num_envs
+    copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (steps, *x.shape)), state.policy)
+
+    def loss_of(copies, addends):
+        return window_loss(env, config, copies, state, key, params=params, addends=addends)
+
+    addends = jnp.zeros((steps, instances, *env.action_shape))
+    found, (by_step, by_u) = jax.value_and_grad(loss_of, argnums=(0, 1), has_aux=True)(copies, addends)
+    weights = inverse_variance_weights(by_u)
+    return found, jax.tree.map(lambda gradients: jnp.tensordot(weights, gradients, axes=1), by_step)
+
+
 def window_loss(
-    env: Env, config: Config, policy: GaussianPolicy, state: TrainState, key: jax.Array, *, params: Params
-) -> tuple[jax.Array, tuple[State, Observation, Window, jax.Array]]:
+    env: Env,
+    config: Config,
+    policy: GaussianPolicy,
+    state: TrainState,
+    key: jax.Array,
+    *,
+    params: Params,
+    addends: jax.Array | None = None,
+) -> tuple[jax.Array, WindowEnd]:
     """The policy's loss of one window, see the module's formula; to be differentiated by `policy`.
 
     Args:
         env: the environment.
         config: the agent's settings.
-        policy: the policy that acts.
+        policy: the policy that acts; with `addends` one for each step, each leaf `[window, ...]`.
         state: whose batch, target critic and normalisers are used.
         key: for policy and dynamics, consumed.
         params: the environment's parameters.
+        addends: to u, float `[window, num_envs, *action]`; none by default.
 
     Returns:
         `(loss, (env_states, observations, window, targets))`: states and observations at the end of the window; the
         window, whose records are entropies `[window, num_envs]`, means over rows; the critic's targets, of this shape.
     """
 
-    def act(key, observation, env_state):
+    def act(key, observation, env_state, policy=policy, addend=None):
         sample_key, entropy_key = jax.random.split(key)
         more = asked_by(policy.center, env, env_state, params)
         gaussian = policy.distribution(state.seen(observation), *more)
-        return policy.center.squash(gaussian.sample(sample_key)), jnp.mean(gaussian.entropy(entropy_key))
+        u = gaussian.sample(sample_key)
+        u = u if addend is None else u + addend.reshape(u.shape)
+        return policy.center.squash(u), jnp.mean(gaussian.entropy(entropy_key))
 
     def value_of(observation):
         return state.returns.restore(state.target(state.seen(observation)))
 
     env_states, observations, window = windows.run_window(
-        env, act, state.env_states, state.observations, key, params, steps=config.window
+        env,
+        act,
+        state.env_states,
+        state.observations,
+        key,
+        params,
+        steps=config.window,
+        shared=None if addends is None else policy,
+        own=addends,
     )
     rewards = window.rewards + config.entropy_weight * window.records
     next_values = jax.vmap(jax.vmap(value_of))(window.next_observations)

@@ -10,7 +10,7 @@ from dmdenv._core.pytree import Replaceable, pytree
 from dmdenv.agents.base import Metrics
 from dmdenv.envs.base import Env, Observation, Params, State
 
-Act = Callable[[jax.Array, Observation, Any], tuple[jax.Array, Any]]
+Act = Callable[..., tuple[jax.Array, Any]]
 
 
 @pytree
@@ -55,35 +55,49 @@ def begin(env: Env, key: jax.Array, params: Params, *, num_envs: int, steps: int
 
 
 def run_window(
-    env: Env, act: Act, env_states: State, observations: Observation, key: jax.Array, params: Params, *, steps: int
+    env: Env,
+    act: Act,
+    env_states: State,
+    observations: Observation,
+    key: jax.Array,
+    params: Params,
+    *,
+    steps: int,
+    shared: Any = None,
+    own: Any = None,
 ) -> tuple[State, Observation, Window]:
     """Run the batch for some steps; differentiable by what `act` closes over.
 
     Args:
         env: the environment.
-        act: `act(key, observation, state) -> (action, record)` of one instance; records are kept in the window.
+        act: `act(key, observation, state) -> (action, record)` of one instance; records are kept in the window. With
+            inputs it is `act(key, observation, state, shared, own)`.
         env_states: at the start, each leaf `[B, ...]`.
         observations: of these states `[B, ...]`.
         key: for policy and dynamics, consumed.
         params: the environment's parameters.
         steps: T.
+        shared: inputs of each step, the same for all instances, each leaf `[T, ...]`.
+        own: inputs of each step and instance, each leaf `[T, B, ...]`.
 
     Returns:
         `(env_states, observations, window)`: states and observations at the end, and what happened in between.
     """
+    inputs = () if shared is None and own is None else (shared, own)
 
-    def step_one(key, env_state, observation):
+    def step_one(key, env_state, observation, *inputs):
         act_key, step_key = jax.random.split(key)
-        action, record = act(act_key, observation, env_state)
+        action, record = act(act_key, observation, env_state, *inputs)
         next_observation, env_state, reward, terminated, truncated, info = env.step(step_key, env_state, action, params)
         final = info.pop("final_observation")
         return (env_state, next_observation), Window(observation, record, reward, final, terminated, truncated, info)
 
-    def step_all(carry, keys):
-        return jax.vmap(step_one)(keys, *carry)
+    def step_all(carry, xs):
+        keys, *inputs = xs
+        return jax.vmap(step_one, (0, 0, 0, None, 0)[: 3 + len(inputs)])(keys, *carry, *inputs)
 
     keys = jax.random.split(key, (steps, len(observations)))
-    (env_states, observations), window = jax.lax.scan(step_all, (env_states, observations), keys)
+    (env_states, observations), window = jax.lax.scan(step_all, (env_states, observations), (keys, *inputs))
     return env_states, observations, window
 
 

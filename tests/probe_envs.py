@@ -143,6 +143,33 @@ class Crowded(BestAction):
 
 
 @dataclasses.dataclass(frozen=True)
+class Chaotic(Probe[CueState, ProbeParams]):
+    """x' = sin(4 x + action), reward -(x' - target)^2: a derivative doubles in each step, on average by the logarithm.
+
+    The best action would hold x at the target; it is small where 4 x is close to what it should be.
+    """
+
+    @property
+    def shapes(self) -> tuple[Shape, Shape]:
+        return (1,), (1,)
+
+    @property
+    def default_params(self) -> ProbeParams:
+        return ProbeParams()
+
+    def initial_state(self, key: jax.Array, params: ProbeParams) -> CueState:
+        return CueState(cue=new_cue(key, 1))
+
+    def advance(self, key: jax.Array, state: CueState, action: jax.Array, params: ProbeParams) -> Transition[CueState]:
+        x = jnp.sin(4.0 * state.cue + action)
+        reward = -((x[0] - params.target) ** 2)
+        return Transition(state.replace(cue=x), reward, jnp.asarray(False), {})
+
+    def observe(self, state: CueState, params: ProbeParams) -> jax.Array:
+        return state.cue
+
+
+@dataclasses.dataclass(frozen=True)
 class ReadTheCue(Probe[CueState, ProbeParams]):
     """Reward -mean((action - target cue)^2), a new cue for each row at every step: each row has to read its own.
 

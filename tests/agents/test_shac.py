@@ -1,14 +1,19 @@
 """The short-horizon actor-critic, on probes with known answers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 import dmdenv
-from dmdenv.agents import shac
+from dmdenv.agents import shac, windows
 from dmdenv.agents.evaluate import evaluate
-from probe_envs import Bandit, PointMass, ReadTheCue
+from dmdenv.agents.optimization import inverse_variance_weights
+from marks import by_default
+from probe_envs import Bandit, Chaotic, PointMass, ReadTheCue
 
 KEY = jax.random.key(0)
 CRITIC = {"hidden": (8,), "critic_learning_rate": 0.02, "critic_epochs": 4, "critic_minibatches": 2}
@@ -18,6 +23,10 @@ LEARN = {"num_envs": 4, "window": 8, "learning_rate": 0.05, **CRITIC}
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match=r"Config.critic_minibatches = 3; must divide num_envs \* window = 2048"):
         shac.Config(critic_minibatches=3)
+    with pytest.raises(ValueError, match=r"num_envs = 1; must be an integer >= 2 for step_weights = 'inverse_v"):
+        shac.Config(num_envs=1, step_weights="inverse_variance")
+    with pytest.raises(ValueError, match=r"Config.step_weights = 'best'; must be one of 'equal', 'inverse_variance'"):
+        shac.Config(step_weights="best")
 
 
 @pytest.mark.slow
@@ -73,6 +82,60 @@ def test_what_follows_a_window_or_an_episode_is_the_value_by_the_target_critic()
     assert window.terminated.any() and window.truncated.any()
 
 
+# --- weights of steps -------------------------------------------------------------------------------------------------
+
+
+def test_weights_fall_with_the_variance_over_instances():
+    deviations = np.array([0.0, 1.0, 1.0, 10.0, 1e6])
+    g = 5.0 + deviations[:, None, None] * np.array([[1.0, 0.0], [-1.0, 0.0]])  # two instances, two components
+    weights = np.asarray(inverse_variance_weights(jnp.asarray(g)))
+    np.testing.assert_allclose(weights / weights[1], [2.0, 1.0, 1.0, 2 / 101, 2e-12], rtol=1e-5)
+    np.testing.assert_allclose(np.mean(weights), 1.0, rtol=1e-6)
+    for equal in (0.0, 3.0):
+        np.testing.assert_allclose(inverse_variance_weights(jnp.asarray(equal * g[1:3])), 1.0, rtol=1e-6)
+    assert np.all(np.isnan(inverse_variance_weights(jnp.asarray(g).at[2, 0, 0].set(jnp.nan))))
+
+
+@pytest.mark.parametrize("network", by_default(["rows", "whole", "neighbors"], "rows"))
+def test_equal_weights_of_steps_give_the_derivative_of_the_loss(monkeypatch, network):
+    env = dmdenv.make_env("flocking", boids=4) if network == "neighbors" else ReadTheCue()
+    config = shac.Config(num_envs=3, window=5, hidden=(4,), network=network, entropy_weight=0.1, critic_minibatches=1)
+    params = env.default_params.replace(max_steps=4)
+
+    def both(key):
+        state = shac.init(env, config, key, params=params)
+        return [f(env, config, state, key, params=params) for f in (shac.equal_gradient, shac.weighted_gradient)]
+
+    monkeypatch.setattr(shac, "inverse_variance_weights", lambda gradients: jnp.ones(len(gradients)))
+    expected, found = jax.jit(both)(KEY)
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_of_steps_tame_the_gradient_of_a_chaotic_window():
+    """Signal to noise over 128 batches, the noise of the mean taken off; the derivative doubles in each of 16 steps."""
+    env, config = Chaotic(), shac.Config(num_envs=32, window=16, hidden=(4,), critic_minibatches=1)
+
+    @jax.jit
+    def both(keys):
+        state = shac.init(env, config, KEY)
+
+        def gradient(function, key):
+            states, observations = windows.begin(env, key, env.default_params, num_envs=32, steps=16)
+            begun = state.replace(env_states=states, observations=observations)
+            return ravel_pytree(function(env, config, begun, key, params=env.default_params)[1])[0]
+
+        return [jax.vmap(functools.partial(gradient, f))(keys) for f in (shac.equal_gradient, shac.weighted_gradient)]
+
+    batches = 128
+    (noise, signal), (weighted_noise, weighted_signal) = (
+        (np.sum(np.var(g, axis=0)), np.sum(np.mean(g, axis=0) ** 2)) for g in both(jax.random.split(KEY, batches))
+    )
+    assert weighted_noise < 1e-6 * noise
+    assert signal < 5 * noise / batches  # as of noise alone
+    assert weighted_signal > 20 * weighted_noise / batches
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_gradient_equals_finite_differences():
@@ -126,9 +189,10 @@ def test_two_critics_and_entropy_keep_the_policy_random():
 
 
 @pytest.mark.slow
-def test_work_on_the_trap_comes_close_to_the_least():
+@pytest.mark.parametrize("step_weights", ["equal", "inverse_variance"])
+def test_work_on_the_trap_comes_close_to_the_least(step_weights):
     """Mean over 256 episodes, for each of three seeds, after 205,000 environment steps: 8.4 (8.333 is the least)."""
-    env, config = dmdenv.make_env("trap_drag"), shac.Config(updates=100)
+    env, config = dmdenv.make_env("trap_drag"), shac.Config(updates=100, step_weights=step_weights)
 
     @jax.jit
     @jax.vmap
