@@ -310,10 +310,10 @@ def main(options: Options) -> None:
         tasks, seeds, episodes = [(*task[:2], 8) for task in tasks[:1]], 1, 4
     path = options.json or (None if options.quick else harness.RESULTS / "ppo_peers.json")
     cells = json.loads(path.read_text())["cells"] if path is not None and path.exists() else []
-    wanted = [
+    wanted = [  # agent by agent, those with our settings first: the others take longer
         describe(id, task, *agent, seed, config_of(id, task, updates))
-        for id, task, updates in (tasks if options.quick else TASKS)
         for agent in AGENTS
+        for id, task, updates in (tasks if options.quick else TASKS)
         for seed in range(seeds)
     ]
     cells = [cell for cell in cells if any(new.items() <= cell.items() for new in wanted)]
