@@ -122,6 +122,17 @@ def test_friction_of_each_particle_loses_its_own_bits():
     assert float(jnp.max(jnp.abs(end.velocities))) < 2.0**60  # the integers do not grow with the number of steps
 
 
+def test_shifts_of_bits_do_not_change_the_trajectory():
+    langevin = Langevin(dt=0.005, temperature=1.3, friction=jnp.linspace(1.0, 20.0, 27))
+    state = started(langevin)
+    shifted = compiled(lambda s: reversible_rollout(langevin, potential(), s, 60, max_damping=0.5)[0])(
+        state
+    )  # every 11
+    expected = compiled(lambda s: rollout(functools.partial(langevin.step, potential()), s, 60)[0])(state)
+    for field in ("positions", "velocities", "bath_energy", "time"):
+        assert_close(getattr(shifted, field), getattr(expected, field), tolerance=1e-9)
+
+
 @pytest.mark.slow
 def test_500_particles_return_bit_for_bit_after_100_000_steps():
     nve, state = liquid_of_500()
