@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-NAMES = ("batched_forces", "lj_md", "packing", "reversible", "env_throughput", "baselines")
+NAMES = ("batched_forces", "lj_md", "packing", "moduli", "reversible", "env_throughput", "baselines")
 
 if __name__ == "__main__":
     for name in NAMES:
