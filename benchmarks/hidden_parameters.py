@@ -103,7 +103,7 @@ class Flocks:
     def deviation(self, states: Any, positions: jax.Array, headings: jax.Array, values: Values, key: jax.Array):
         """Mean squared deviation from what was observed: positions relative to a length of 0.3, headings to 1."""
         found = self.fly(values, self.edge, states)
-        away = Periodic(self.box).displacement(found.positions, positions)
+        away = Periodic(jnp.asarray(self.box)).displacement(found.positions, positions)
         return jnp.mean(jnp.sum(away**2, -1)) / 0.3**2 + jnp.mean(2 - 2 * jnp.cos(found.headings - headings))
 
 
@@ -121,9 +121,9 @@ class Fluids:
 
     instances: int = 1024
     side: int = 4  # n = side^2 particles
-    density: float = 0.5  # unit 1 / length^2
+    density: float = 0.2  # unit 1 / length^2
     temperature: float = 1.0  # unit energy
-    relax: int = 100  # steps after the parameters have changed
+    relax: int = 200  # steps after the parameters have changed
     samples: int = 5
     every: int = 20  # steps between samples
     target_samples: int = 60  # of each instance, for the target
@@ -151,7 +151,7 @@ class Fluids:
         return square((self.side, self.side), density=self.density)[0]
 
     def potential(self, values: Values):
-        return lennard_jones(**values, cutoff=2.5, truncation="force_shifted")
+        return lennard_jones(sigma=values["sigma"], epsilon=values["epsilon"], cutoff=2.5, truncation="force_shifted")
 
     def sample(self, values: Values, positions: jax.Array, key: jax.Array, relax: int, samples: int) -> jax.Array:
         """Positions `[instances, samples, n, 2]` of fluids that began at `positions` `[instances, n, 2]`."""

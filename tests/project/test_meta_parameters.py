@@ -38,9 +38,8 @@ def test_the_deviation_of_flocks_is_least_at_the_truth():
 def test_coefficients_of_a_flock_are_recovered_by_the_gradient():
     problem = Flocks(instances=256).problem(KEY)
     adam = optax.adam(optax.cosine_decay_schedule(0.3, 120), b2=0.95)
-    found = minimize(
-        problem.objective, problem.start, KEY, bounds=problem.bounds, starts=1, updates=120, optimizer=adam, progress=False
-    )  # fmt: skip
+    options = {"bounds": problem.bounds, "optimizer": adam, "starts": 1, "updates": 120, "progress": False}
+    found = minimize(problem.objective, problem.start, KEY, **options)
     assert largest_errors(problem, found.best_params) < 0.03
 
 
