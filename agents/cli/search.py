@@ -6,6 +6,7 @@ import datetime
 import json
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from dmdenv.agents.runs.comparison import FINAL_STEPS
 from dmdenv.agents.runs.episode_objective import RETURN, episode_objective, objective_names
 from dmdenv.agents.runs.recipe import check_precision, read_checked, uses_float64, write_checked
 from dmdenv.agents.runs.run import CHECKPOINTS, RECIPE, make_new_folder
+from dmdenv.envs.base import CapacityExceeded
 from dmdenv.search import SearchResult, minimize
 from dmdenv.search.arguments import METHODS, plan
 from dmdenv.search.domain import make_domain
@@ -30,6 +32,7 @@ from dmdenv.simulation import CheckpointNotWritten, Interrupted, Interruption
 from dmdenv.simulation.checkpoints import saved_steps
 from dmdenv.simulation.disk import one_line
 from dmdenv.simulation.lock import LOCK, lock_folder
+from dmdenv.simulation.progress import say
 
 
 def search(options: SearchOptions) -> int:
@@ -51,7 +54,7 @@ def search(options: SearchOptions) -> int:
                 start, bounds = parse_vary(setup.env, setup.params, options.vary)
                 _check_plan(options, start, bounds)
                 setup = setup._replace(env=interruption.wait_for(lambda: prepare_env(setup.env)))
-                objective = _objective(options, setup)
+                objective, enlarge = _objective(options, setup)
                 interruption.check()
                 path = _create(options, setup, held) if options.resume is None else options.resume
                 print(f"run folder: {path}", flush=True)
@@ -69,6 +72,7 @@ def search(options: SearchOptions) -> int:
                 evaluations=options.evaluations,
                 keys_per_update=options.episodes,
                 final_keys=options.eval_episodes,
+                enlarge=enlarge,
                 folder=path / CHECKPOINTS,
             )
             _report(path, options, result, start, bounds)
@@ -112,13 +116,31 @@ def _check_plan(options: SearchOptions, start: dict[str, float], bounds: dict[st
         plan(domain, options.method, *counts, optimizer=None, population=None)
 
 
-def _objective(options: SearchOptions, setup: Setup) -> Any:
-    """What is to be minimised."""
+def _objective(options: SearchOptions, setup: Setup) -> tuple[Any, Callable[[], Any]]:
+    """What is to be minimised, and a function that returns the same with larger capacities of the environment.
+
+    Where they cannot grow, points that overflow are left out from there on.
+    """
     name = options.objective or RETURN
     names = objective_names(setup.env, setup.policy, setup.params)
     if name not in names:
         raise UsageError(f"--objective {name}: must be one of {', '.join(names)}")
-    return episode_objective(setup.env, setup.policy, setup.params, name, maximize=options.maximize)
+    env = setup.env
+
+    def objective(**more: bool) -> Any:
+        return episode_objective(env, setup.policy, setup.params, name, maximize=options.maximize, **more)
+
+    def enlarge() -> Any:
+        nonlocal env
+        try:
+            env = env.enlarged()
+        except CapacityExceeded as error:
+            say(f"{error}; points where it overflows are left out")
+            return objective(leave_out_overflow=True)
+        env.prepare()
+        return objective()
+
+    return objective(), enlarge
 
 
 # --- the run folder ---------------------------------------------------------------------------------------------------
@@ -214,7 +236,7 @@ def _report(
     over = "" if options.objective == RETURN else f", mean over the last {FINAL_STEPS} steps"
     print(f"{options.objective}{over}: {sign * result.best_value:.4g} in {options.eval_episodes} new episodes")
     if broken := int(result.nonfinite.sum()):
-        print(f"{broken} points were left out: a capacity overflowed in their episodes, or something was not finite")
+        print(f"{broken} points were left out: something was not finite in their episodes, or no capacity was enough")
     print("\nwrote")
     for file in sorted(path.iterdir()):
         if file.name != LOCK:

@@ -68,20 +68,33 @@ def _default_optimizer(updates: int) -> optax.GradientTransformation:
     )  # a short memory, for curved valleys
 
 
-def as_partial(objective: Any) -> Partial:
-    """The objective as a pytree, whose leaves are its bound arguments.
+def as_partial(objective: Any, *, overflows: bool) -> Partial:
+    """The objective as a pytree, whose leaves are its bound arguments; it returns `(value, overflow)`.
+
+    Args:
+        objective: a function.
+        overflows: whether it does already; otherwise `overflow` is False.
 
     Raises:
         TypeError: for what is no function.
     """
     if not callable(objective):
         raise TypeError(f"objective = {objective!r}; must be a function of (params, key)")
-    return objective if isinstance(objective, Partial) else Partial(objective)
+    objective = objective if isinstance(objective, Partial) else Partial(objective)
+    return objective if overflows else Partial(_without_overflow, objective)
+
+
+def _without_overflow(objective: Partial, params: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+    return objective(params, key), jnp.asarray(False)
 
 
 def check_objective(objective: Partial, domain: Domain, key: jax.Array) -> None:
-    """Refuse, by ValueError, an objective that does not return one real number; nothing is computed."""
-    value = jax.eval_shape(lambda u, key: objective(domain.params(u), key), domain.center, key)
+    """Refuse, by ValueError, an objective that does not return one real number (and a flag); nothing is computed."""
+    found = jax.eval_shape(lambda u, key: objective(domain.params(u), key), domain.center, key)
+    flag = found[1] if isinstance(found, tuple) and len(found) == 2 else None
+    if not isinstance(flag, jax.ShapeDtypeStruct) or flag.shape or flag.dtype != bool:
+        raise ValueError("objective returns no pair; must be (value, overflow), a bool of shape [], with `enlarge`")
+    value = found[0]
     kind = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(value)]
     if not isinstance(value, jax.ShapeDtypeStruct) or value.shape or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(f"objective returns {', '.join(kind) or None}; must be one floating-point number, of shape []")

@@ -161,13 +161,15 @@ class CMAES(Replaceable):
         _, unravel = ravel_pytree(domain.center)
         generation = draw(key, state, self.population)
         x = generation.points
-        values = or_infinity(jax.vmap(lambda point: objective(unravel(point)))(x))
+        values, overflow = jax.vmap(lambda point: objective(unravel(point)))(x)
+        values = or_infinity(values)
         following, failed = learn(state, generation, values)
         best = jnp.argmin(values)
         eps = float(jnp.finfo(x.dtype).eps)
         smallest = max(1e-12, 10 * eps) * jnp.maximum(1.0, jnp.max(jnp.abs(state.mean)))
         spent = state.sigma * generation.widest < smallest
-        return following, Found(unravel(x[best]), values[best], count_infinite(values), failed, spent=spent)
+        found = Found(unravel(x[best]), values[best], count_infinite(values), failed, jnp.any(overflow), spent=spent)
+        return following, found
 
     def estimate(self, state: Distribution, best: Tree) -> Tree:
         return ravel_pytree(best)[1](state.mean)

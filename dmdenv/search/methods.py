@@ -13,7 +13,7 @@ import optax
 from dmdenv._core.pytree import Replaceable, pytree, static
 from dmdenv.search.domain import Domain, Tree
 
-Objective = Callable[[Tree], jax.Array]  # of u, with the random keys of this update
+Objective = Callable[[Tree], tuple[jax.Array, jax.Array]]  # (value, overflow) of u, with the keys of this update
 
 
 class Found(NamedTuple):
@@ -23,6 +23,7 @@ class Found(NamedTuple):
     value: jax.Array  # float [], infinite where no value was finite
     nonfinite: jax.Array  # int32 [], points of which the value or the gradient was not finite
     failed: jax.Array  # bool [], nothing could be learnt from this update
+    overflow: jax.Array  # bool [], of a point
     spent: jax.Array | bool = False  # bool [], nothing is left to learn from where it is
 
 
@@ -62,13 +63,13 @@ class Gradient(Replaceable):
 
     def update(self, objective: Objective, domain: Domain, key: jax.Array, state: Any) -> tuple[Any, Found]:
         u, memory = state
-        value, gradient = jax.value_and_grad(objective)(u)
+        (value, overflow), gradient = jax.value_and_grad(objective, has_aux=True)(u)
         optimizer = optax.with_extra_args_support(self.optimizer)  # of which some, Polyak's step, ask for the value
         changes, following = optimizer.update(gradient, memory, u, value=value)
         moved = optax.apply_updates(u, changes)
         finite = all_finite((value, optax.tree.norm(gradient), moved))
         state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (moved, following), state)
-        found = Found(u, or_infinity(value), (~finite).astype(jnp.int32), ~finite)
+        found = Found(u, or_infinity(value), (~finite).astype(jnp.int32), ~finite, overflow)
         return state, found
 
     def estimate(self, state: Any, best: Tree) -> Tree:
@@ -90,10 +91,11 @@ class Random(Replaceable):
         return jax.tree.map(lambda all_, one: all_.at[0].set(one), others, u)
 
     def update(self, objective: Objective, domain: Domain, key: jax.Array, state: Tree) -> tuple[Tree, Found]:
-        values = or_infinity(jax.vmap(objective)(state))
+        values, overflow = jax.vmap(objective)(state)
+        values = or_infinity(values)
         best = jnp.argmin(values)
         point = jax.tree.map(lambda leaf: leaf[best], state)
-        found = Found(point, values[best], count_infinite(values), jnp.asarray(False))
+        found = Found(point, values[best], count_infinite(values), jnp.asarray(False), jnp.any(overflow))
         return domain.draw(key, self.population), found
 
     def estimate(self, state: Tree, best: Tree) -> Tree:

@@ -31,14 +31,15 @@ from dmdenv.simulation.checkpoints import (
 )
 from dmdenv.simulation.interruption import Interruption
 from dmdenv.simulation.lock import lock_folder
-from dmdenv.simulation.progress import compile_first
+from dmdenv.simulation.progress import compile_first, say
 from dmdenv.simulation.progress import progress as progress_bar
 
+ENLARGED = "enlarged"  # among the settings in a checkpoint
 CALL = 0.2  # seconds, about: updates in one call of the compiled function become more until it takes so long
 
 
 def minimize(
-    objective: Callable[[Any, jax.Array], jax.Array],
+    objective: Callable[[Any, jax.Array], Any],
     params: Any,
     key: jax.Array,
     *,
@@ -53,6 +54,7 @@ def minimize(
     population: int | None = None,
     spread: float = 1.0,
     trace: bool = False,
+    enlarge: Callable[[], Callable[[Any, jax.Array], Any]] | None = None,
     folder: Path | str | None = None,
     save_interval: float = 60.0,
     progress: bool = True,
@@ -75,7 +77,7 @@ def minimize(
 
     Args:
         objective: `objective(params, key) -> float []`, pure; differentiable for the method "gradient". It is called
-            under `jax.vmap` and `jax.jit`.
+            under `jax.vmap` and `jax.jit`. With `enlarge` it returns a pair, see there.
         params: any pytree of floating-point numbers and arrays.
         key: for all random numbers, consumed.
         bounds: a tree like `params` with `(low, high)` or `(low, high, "log")` in the place of each leaf, or None.
@@ -95,6 +97,10 @@ def minimize(
         population: points per update and start of "cmaes" and "random"; 4 + 3 ln n for n numbers by default.
         spread: standard deviation of starts around `params`, and the first step size of CMA-ES, in units of u.
         trace: whether to keep the method's estimate after each update, `result.trace`.
+        enlarge: for an objective with static capacities, which then returns `(value, overflow)`, a bool []. Updates in
+            which it overflowed are discarded, and repeated with the objective that `enlarge()` returns, which has
+            larger ones. Each call returns a larger one than the call before; a search that goes on from a checkpoint
+            calls it as often as had been done there.
         folder: for checkpoints. Called again with the folder of a search that was interrupted, and otherwise the same
             arguments, it goes on from there. One process at a time uses a folder.
         save_interval: seconds between two checkpoints; there is also one at the end, at an interruption and an error.
@@ -109,7 +115,7 @@ def minimize(
         BlockingIOError: when another process uses the folder.
         Interrupted: after Ctrl-C or SIGTERM.
     """
-    key, objective = typed_key(one_key(key)), as_partial(objective)
+    key, objective = typed_key(one_key(key)), as_partial(objective, overflows=enlarge is not None)
     starts = Whole(at_least=1).convert("starts", starts)
     keys_per_update = Whole(at_least=1).convert("keys_per_update", keys_per_update)
     final_keys = keys_per_update if final_keys is None else Whole(at_least=1).convert("final_keys", final_keys)
@@ -123,11 +129,17 @@ def minimize(
     folder = None if folder is None else Path(folder)
     with contextlib.nullcontext() if folder is None else lock_folder(folder), Interruption() as interruption:
         settings = _settings(search, method, starts, updates, trace)
-        state = _last(folder, settings, jax.eval_shape(lambda: init(search, starts, updates, trace)))
+        growing = _Growing(search, enlarge, interruption, aloud=progress)
+        state = _last(folder, settings, growing, jax.eval_shape(lambda: init(search, starts, updates, trace)))
         state = init(search, starts, updates, trace) if state is None else state
-        state = _run(search, state, folder, settings, save_interval, interruption, aloud=progress)
-        compile_first("the comparison", compare, search, state, final_keys, interruption=interruption, aloud=progress)
-        points, values = interruption.wait_for(lambda: jax.device_get(compare(search, state, final_keys)))
+        state = _run(growing, state, folder, settings, save_interval, interruption, aloud=progress)
+        while True:
+            arguments = growing.search, state, final_keys
+            compile_first("the comparison", compare, *arguments, interruption=interruption, aloud=progress)
+            points, values, overflow = interruption.wait_for(lambda found=arguments: jax.device_get(compare(*found)))
+            if not overflow:
+                break
+            growing.enlarge("the comparison")
     if not np.any(np.isfinite(values)):
         raise FloatingPointError(
             f"no value of the objective was finite, of {updates} updates of {starts} starts; must be finite somewhere"
@@ -151,8 +163,27 @@ def minimize(
     )
 
 
+class _Growing:
+    """A search, and how often its objective was enlarged."""
+
+    def __init__(
+        self, search: Search, enlarge: Callable[[], Any] | None, interruption: Interruption, *, aloud: bool
+    ) -> None:
+        self.search, self.times = search, 0
+        self._enlarge, self._interruption, self._aloud = enlarge, interruption, aloud
+
+    def enlarge(self, repeated: str | None = None) -> None:
+        """Enlarge the objective, and say what is repeated."""
+        assert self._enlarge is not None  # otherwise nothing overflows
+        if self._aloud and repeated:
+            say(f"a capacity overflowed: enlarging it, and repeating {repeated}")
+        enlarged = self._interruption.wait_for(self._enlarge)
+        self.search = self.search.replace(objective=as_partial(enlarged, overflows=True))
+        self.times += 1
+
+
 def _run(
-    search: Search,
+    growing: _Growing,
     state: SearchState,
     folder: Path | None,
     settings: dict[str, Any],
@@ -168,22 +199,29 @@ def _run(
         nonlocal saved_at
         if folder is not None:
             with interruption.deferred():
-                save_checkpoint(folder, int(state.updates), state, settings=settings)
+                save_checkpoint(folder, int(state.updates), state, settings={**settings, ENLARGED: growing.times})
             saved_at = time.monotonic()
 
     done, updates, count = int(state.updates), len(state.history), 1
+
+    def compile_advance() -> None:
+        arguments = growing.search, state, jnp.int32(count)
+        compile_first("the search", advance, *arguments, interruption=interruption, aloud=aloud)
+
     try:
         if done < updates:
-            compile_first(
-                "the search", advance, search, state, jnp.int32(count), interruption=interruption, aloud=aloud
-            )
+            compile_advance()
         with progress_bar(desc="search", total=updates, initial=done, unit="update", disable=not aloud) as bar:
             while done < updates:
                 interruption.check()
                 began = time.monotonic()
-                following = advance(search, state, jnp.int32(count))
-                state = interruption.wait_for(lambda following=following: jax.block_until_ready(following))
-                done += count
+                following = advance(growing.search, state, jnp.int32(count))
+                following, overflow = interruption.wait_for(lambda found=following: jax.block_until_ready(found))
+                if overflow:
+                    growing.enlarge("updates")
+                    compile_advance()
+                    continue
+                state, done = following, done + count
                 bar.set_postfix(best=f"{float(jnp.min(state.starts.best_value)):.4g}", refresh=False)
                 bar.update(count)
                 if time.monotonic() - saved_at > save_interval:
@@ -203,15 +241,23 @@ def _run(
     return state
 
 
-def _last(folder: Path | None, settings: dict[str, Any], template: SearchState) -> SearchState | None:
-    """The last checkpoint of a folder, if it is that of this search; None where there is none."""
+def _last(
+    folder: Path | None, settings: dict[str, Any], growing: _Growing, template: SearchState
+) -> SearchState | None:
+    """The last checkpoint of a folder, if it is that of this search; None where there is none.
+
+    The objective is enlarged as often as it was there.
+    """
     if folder is None or not (saved := saved_steps(folder)):
         return None
     theirs = restore_item(folder, saved[-1], "settings")
     for name, mine in settings.items():
         if mine != theirs.get(name):
             raise ValueError(f"{name} = {mine}; must be {theirs.get(name)}, as in {folder}, to go on with that search")
-    return restore_checkpoint(folder, saved[-1], template)
+    state = restore_checkpoint(folder, saved[-1], template)
+    while growing.times < theirs.get(ENLARGED, 0):
+        growing.enlarge()
+    return state
 
 
 def _settings(search: Search, method: str, starts: int, updates: int, trace: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ PATIENCE = 3  # updates in a row in which a start learns nothing, before it begi
 class Search(Replaceable):
     """What an update depends on beside the state."""
 
-    objective: Partial
+    objective: Partial  # (params, key) -> (value, overflow)
     method: Method
     domain: Domain
     key: jax.Array
@@ -54,7 +54,7 @@ def init(search: Search, starts: int, updates: int, trace: bool) -> SearchState:
     draw_key, key = jax.random.split(jax.random.fold_in(search.key, updates))
     u = search.domain.draw(draw_key, starts, stratified=True)
     u = jax.tree.map(lambda all_, one: all_.at[0].set(one), u, search.domain.center)
-    value = jax.eval_shape(functools.partial(_mean, search), jax.random.split(key), search.domain.center)
+    value, _ = jax.eval_shape(functools.partial(_mean, search), jax.random.split(key), search.domain.center)
     none = jnp.zeros(starts, jnp.int32)
     return SearchState(
         starts=Start(
@@ -72,17 +72,26 @@ def init(search: Search, starts: int, updates: int, trace: bool) -> SearchState:
 
 
 @jax.jit
-def advance(search: Search, state: SearchState, count: jax.Array) -> SearchState:
-    """The state some updates later; their number is dynamic, so that any two calls share compiled code."""
-    return lax.fori_loop(0, count, lambda _, state: _update(search, state), state)
+def advance(search: Search, state: SearchState, count: jax.Array) -> tuple[SearchState, jax.Array]:
+    """The state some updates later, and whether the objective overflowed in one of them, bool [].
+
+    The number of updates is dynamic, so that any two calls share compiled code.
+    """
+
+    def body(_, carry):
+        state, before = carry
+        state, overflow = _update(search, state)
+        return state, before | overflow
+
+    return lax.fori_loop(0, count, body, (state, jnp.asarray(False)))
 
 
-def _update(search: Search, state: SearchState) -> SearchState:
-    """One update of all starts."""
+def _update(search: Search, state: SearchState) -> tuple[SearchState, jax.Array]:
+    """One update of all starts, and whether the objective overflowed."""
     objective_key, key = jax.random.split(jax.random.fold_in(search.key, state.updates))
     objective = functools.partial(_mean, search, jax.random.split(objective_key, search.keys_per_update))
 
-    def update_one(key: jax.Array, start: Start) -> tuple[Start, jax.Array]:
+    def update_one(key: jax.Array, start: Start) -> tuple[Start, jax.Array, jax.Array]:
         update_key, draw_key, init_key = jax.random.split(key, 3)
         following, found = search.method.update(objective, search.domain, update_key, start.method)
         better = found.value < start.best_value
@@ -98,39 +107,43 @@ def _update(search: Search, state: SearchState) -> SearchState:
             nonfinite=start.nonfinite + found.nonfinite,
             restarts=start.restarts + anew,
         )
-        return start, jnp.where(jnp.isfinite(found.value), found.value, jnp.nan)
+        return start, jnp.where(jnp.isfinite(found.value), found.value, jnp.nan), found.overflow
 
     keys = jax.random.split(key, len(state.starts.best_value))
-    starts, values = jax.vmap(update_one)(keys, state.starts)
+    starts, values, overflow = jax.vmap(update_one)(keys, state.starts)
     history, trace = state.history.at[state.updates].set(values), state.trace
     if trace is not None:
         estimate = jax.vmap(search.method.estimate)(starts.method, starts.best)
         trace = jax.tree.map(lambda kept, leaf: kept.at[state.updates].set(leaf), trace, estimate)
-    return SearchState(starts=starts, history=history, updates=state.updates + 1, trace=trace)
+    state = SearchState(starts=starts, history=history, updates=state.updates + 1, trace=trace)
+    return state, jnp.any(overflow)
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def compare(search: Search, state: SearchState, final_keys: int) -> tuple[Tree, jax.Array]:
+def compare(search: Search, state: SearchState, final_keys: int) -> tuple[Tree, jax.Array, jax.Array]:
     """The better of the best point and the method's estimate, by start: parameters `[starts, ...]`, values `[starts]`.
 
-    Where neither is finite with the new keys, it is the best point with its value in the search.
+    The third is whether the objective overflowed, bool []. Where neither point is finite with the new keys, it is the
+    best one with its value in the search.
     """
     key = jax.random.fold_in(search.key, len(state.history) + 1)
     objective = jax.vmap(functools.partial(_mean, search, jax.random.split(key, final_keys)))
     best = state.starts.best
     estimate = jax.vmap(search.method.estimate)(state.starts.method, best)
-    value, other = objective(best), objective(estimate)
+    (value, overflow), (other, overflow_too) = objective(best), objective(estimate)
     value = jnp.where(jnp.isfinite(value), value, jnp.inf)
     better = other < value
     points = jax.vmap(_where)(better, estimate, best)
     values = jnp.where(better, other, value)
     values = jnp.where(jnp.isfinite(values), values, state.starts.best_value)
-    return jax.vmap(search.domain.params)(points), jnp.where(jnp.isfinite(values), values, jnp.nan)
+    values = jnp.where(jnp.isfinite(values), values, jnp.nan)
+    return jax.vmap(search.domain.params)(points), values, jnp.any(overflow | overflow_too)
 
 
-def _mean(search: Search, keys: jax.Array, u: Tree) -> jax.Array:
-    """The objective at a point, averaged over keys."""
-    return jnp.mean(jax.vmap(search.objective, (None, 0))(search.domain.params(u), keys))
+def _mean(search: Search, keys: jax.Array, u: Tree) -> tuple[jax.Array, jax.Array]:
+    """The objective at a point, averaged over keys, and whether it overflowed for one of them."""
+    values, overflow = jax.vmap(search.objective, (None, 0))(search.domain.params(u), keys)
+    return jnp.mean(values), jnp.any(overflow)
 
 
 def _where(condition: jax.Array, one: Any, other: Any) -> Any:

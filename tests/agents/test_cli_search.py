@@ -113,16 +113,43 @@ def test_a_trained_policy_plays_the_episodes_also_when_resumed(capsys):
     assert result("found") == found
 
 
-def test_what_overflowed_or_is_not_finite_has_no_value():
-    def value(env, target, name, *, maximize=False):
+def test_what_overflowed_is_told_and_what_is_not_finite_has_no_value():
+    def value(env, target, name, **options):
         params = env.default_params.replace(max_steps=4)
-        objective = episode_objective(env, zero_policy(env), params, name, maximize=maximize)
-        return float(objective({"target": target}, jax.random.key(0)))
+        objective = episode_objective(env, zero_policy(env), params, name, **{"maximize": False, **options})
+        value, overflow = jax.jit(objective)({"target": target}, jax.random.key(0))
+        return float(value), bool(overflow)
 
-    assert value(Crowded(), -0.1, "miss") == pytest.approx(0.1)
-    assert value(Crowded(), -0.1, "return", maximize=True) == pytest.approx(4 * 0.1**2)
-    assert np.isnan(value(Crowded(), -0.9, "miss"))  # which overflows
-    assert np.isnan(value(Infinite(), 0.5, "return"))  # where the environment gives the reward 0
+    assert value(Crowded(), -0.1, "miss") == (pytest.approx(0.1), False)
+    assert value(Crowded(), -0.1, "return", maximize=True) == (pytest.approx(4 * 0.1**2), False)
+    assert value(Crowded(), -0.9, "miss") == (pytest.approx(0.9), True)
+    assert value(Crowded(), -0.9, "miss", leave_out_overflow=True) == (pytest.approx(np.nan, nan_ok=True), False)
+    assert np.isnan(value(Infinite(), 0.5, "return")[0])  # where the environment gives the reward 0
+
+
+CROWDED = "search crowded --objective miss --method random".split()
+
+
+def test_a_search_enlarges_a_capacity_that_overflows_and_leaves_out_what_has_none(capsys, monkeypatch):
+    """A target needs a capacity of -8 target; there is one of 2, then of 4, and none beyond."""
+    arguments = [*CROWDED, "--env", "capacity=2", *SMALL]
+    assert dmdenv(*arguments, "--vary", "target=-0.5:-0.3", "--params", "target=-0.4", "--run-dir", "grown") == 0
+    told = capsys.readouterr().err
+    assert told.count("a capacity overflowed: enlarging it, and repeating updates") == 1
+    found = result("grown")
+    assert found["nonfinite"] == [0, 0] and found["best_value"] == pytest.approx(0.3, abs=0.02)
+    large = [*CROWDED, "--env", "capacity=4", *SMALL, "--vary", "target=-0.5:-0.3", "--params", "target=-0.4"]
+    assert dmdenv(*large, "--run-dir", "large") == 0
+    assert result("large") == found
+
+    assert dmdenv(*arguments, "--vary", "target=-0.9:-0.3", "--params", "target=-0.4", "--run-dir", "over") == 0
+    printed = capsys.readouterr()
+    assert (
+        "crowded: no larger capacity; must be a target >= -0.5; points where it overflows are left out" in printed.err
+    )
+    over = result("over")
+    assert sum(over["nonfinite"]) > 0 and over["best_value"] == pytest.approx(0.3, abs=0.05)
+    assert f"{sum(over['nonfinite'])} points were left out: " in printed.out
 
 
 def test_objectives_are_the_return_and_the_metrics():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.tree_util import Partial
 
 from dmdenv.search import minimize
 from dmdenv.simulation.checkpoints import saved_steps
@@ -178,6 +179,7 @@ def test_a_result_draws_itself(tmp_path):
             {"objective": lambda p, key: jnp.ones(3)},
             r"objective returns float32\[3\]; must be one floating-point number",
         ),
+        ({"enlarge": lambda: noisy}, "objective returns no pair; must be \\(value, overflow\\), a bool of shape"),
         ({"objective": lambda p, key: 1}, r"objective returns int32\[\]; must be one floating-point number"),
     ],
 )
@@ -185,6 +187,50 @@ def test_bad_arguments_are_refused_before_anything_is_compiled(changes, message,
     monkeypatch.setattr(sys.modules["dmdenv.search.minimize"], "init", None)  # which is the first to be compiled
     with pytest.raises(ValueError, match=message):
         search(**{"objective": noisy, "params": {"x": 1.0}, **changes})
+
+
+class Roomy:
+    """(x - 3)^2, which needs a capacity of x; `enlarge` doubles it."""
+
+    def __init__(self):
+        self.capacity = 1
+
+    def objective(self):
+        return Partial(self._value, jnp.int32(self.capacity))
+
+    @staticmethod
+    def _value(capacity, p, key):
+        return jnp.where(p["x"] > capacity, -1e9, (p["x"] - 3) ** 2), p["x"] > capacity
+
+    def enlarge(self):
+        self.capacity *= 2
+        return self.objective()
+
+
+@pytest.mark.parametrize("method", by_default(METHODS, "gradient"))
+def test_updates_in_which_a_capacity_overflows_are_repeated_with_a_larger_one(method, tmp_path, capsys, monkeypatch):
+    options = {"method": method, "starts": 2, "updates": 60, "bounds": {"x": (0, 4)}, "save_interval": 0.0}
+    room = Roomy()
+    found = minimize(room.objective(), {"x": 0.5}, KEY, enlarge=room.enlarge, **options)
+    told = capsys.readouterr().err
+    assert told.count("a capacity overflowed: enlarging it, and repeating updates") == {1: 0, 2: 1, 4: 2}[room.capacity]
+    assert found.best_value < 0.5 and found.history.min() >= 0
+    whole = search(lambda p, key: (p["x"] - 3) ** 2, {"x": 0.5}, **options)
+    assert same((found.params, found.values, found.history), (whole.params, whole.values, whole.history))
+
+    def stop(interruption):
+        if saved_steps(tmp_path):
+            raise KeyboardInterrupt
+
+    room = Roomy()
+    with monkeypatch.context() as patch:
+        patch.setattr("dmdenv.simulation.Interruption.check", stop)
+        with pytest.raises(KeyboardInterrupt):
+            search(room.objective(), {"x": 0.5}, enlarge=room.enlarge, folder=tmp_path, **options)
+    grown, room = room.capacity, Roomy()
+    minimize(room.objective(), {"x": 0.5}, KEY, enlarge=room.enlarge, folder=tmp_path, **options)
+    assert room.capacity >= grown > 1
+    assert "overflowed" not in capsys.readouterr().err  # the capacity is that of the checkpoint
 
 
 def test_what_is_no_key_and_no_function_is_refused():
