@@ -148,11 +148,11 @@ class Design:
         def work(u: jax.Array) -> jax.Array:
             return jnp.vdot(jax.grad(self.energy, argnums=1)(u, x), jax.lax.stop_gradient(response.displacement))
 
-        gradient = by_u - jax.grad(work)(u)
+        gradient: jax.Array = by_u - jax.grad(work)(u)
         solved = is_minimum & (found.residual <= 10 * LINEAR_TOLERANCE)
         cost = steps + 2 * (found.products + response.products) + 4 * DERIVATIVES + 4
-        gradient = jnp.where(response.converged, gradient, jnp.nan)
-        return Found(jnp.where(solved, value, jnp.nan), cost, x), gradient
+        shown: jax.Array = jnp.where(solved, value, jnp.nan)
+        return Found(shown, cost, x), jnp.where(response.converged, gradient, jnp.nan)
 
 
 # --- methods: each returns errors and costs of all points, [evaluations, starts] --------------------------------------
@@ -173,7 +173,7 @@ class Record(NamedTuple):
         return np.min(np.where(self.errors <= error, self.costs, np.inf), axis=0)
 
 
-def relative_error(value: jax.Array, target: float) -> np.ndarray:
+def relative_error(value: jax.Array | np.ndarray, target: float) -> np.ndarray:
     error = np.abs(np.asarray(value) - target) / abs(target)
     return np.where(np.isfinite(error), error, np.inf)
 
@@ -312,8 +312,8 @@ def run(comparison: Comparison, key: jax.Array) -> list[dict[str, Any]]:
         for target in targets:
             record, _ = comparison.by_gradient(name, target, gradient_key)
             methods = {"gradient": summarise(record, budgets)}
-            tried = [
-                summarise(comparison.by_cmaes(name, target, cmaes_key, spread), budgets) | {"spread": spread}
+            tried: list[dict[str, Any]] = [
+                {**summarise(comparison.by_cmaes(name, target, cmaes_key, spread), budgets), "spread": spread}
                 for spread in SPREADS
             ]
             methods["cmaes"] = min(tried, key=lambda one: np.inf if one["median"][-1] is None else one["median"][-1])
