@@ -151,7 +151,7 @@ class Design:
         gradient: jax.Array = by_u - jax.grad(work)(u)
         solved = is_minimum & (found.residual <= 10 * LINEAR_TOLERANCE)
         cost = steps + 2 * (found.products + response.products) + 4 * DERIVATIVES + 4
-        shown: jax.Array = jnp.where(solved, value, jnp.nan)
+        shown: jax.Array = jnp.where(solved, jnp.asarray(value), jnp.nan)
         return Found(shown, cost, x), jnp.where(response.converged, gradient, jnp.nan)
 
 
