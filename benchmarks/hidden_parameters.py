@@ -123,10 +123,12 @@ class Fluids:
     side: int = 4  # n = side^2 particles
     density: float = 0.2  # unit 1 / length^2
     temperature: float = 1.0  # unit energy
-    relax: int = 200  # steps after the parameters have changed
+    dt: float = 0.02
+    friction: float = 1.0
+    relax: int = 500  # steps after the parameters have changed; with half as many epsilon is found too large
     samples: int = 5
     every: int = 20  # steps between samples
-    target_samples: int = 60  # of each instance, for the target
+    target_samples: int = 240  # of each instance, for the target
     bins: int = 22
 
     truth: ClassVar[dict[str, float]] = {"sigma": 1.04, "epsilon": 0.87}
@@ -140,7 +142,7 @@ class Fluids:
 
     @property
     def langevin(self) -> Langevin:
-        return Langevin(dt=0.01, temperature=self.temperature, friction=2.0)
+        return Langevin(dt=self.dt, temperature=self.temperature, friction=self.friction)
 
     def physical(self, values: Values) -> Values:
         """sigma and epsilon, where `4 epsilon (x^2 - x) = temperature` with `x = (sigma / diameter)^6`."""

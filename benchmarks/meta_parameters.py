@@ -56,7 +56,7 @@ class Effort:
 
 EFFORT = {
     "flock": Effort(starts=5, rate=0.3, momentum=0.9, updates={"gradient": 120, "cmaes": 150}),
-    "fluid": Effort(starts=3, rate=0.4, momentum=0.8, updates={"gradient": 50, "cmaes": 30}),
+    "fluid": Effort(starts=3, rate=0.4, momentum=0.8, updates={"gradient": 60, "cmaes": 60}),
 }
 QUICK = Effort(starts=2, rate=0.3, momentum=0.9, updates={"gradient": 3, "cmaes": 2})
 
