@@ -10,6 +10,7 @@ from dmdenv.potentials.dihedrals import (
     opls_dihedrals,
     ryckaert_bellemans_dihedrals,
 )
+from dmdenv.potentials.energy_function import EnergyFunction, from_energy
 from dmdenv.potentials.external import External, external_potential, harmonic_trap, uniform_field
 from dmdenv.potentials.lennard_jones import lennard_jones, tail_energy, tail_pressure
 from dmdenv.potentials.morse import morse
@@ -23,6 +24,7 @@ from dmdenv.potentials.yukawa import yukawa
 __all__ = [
     "Bonded",
     "BySpecies",
+    "EnergyFunction",
     "External",
     "PairPotential",
     "PerPair",
@@ -37,6 +39,7 @@ __all__ = [
     "dihedral_potential",
     "external_potential",
     "fene_bonds",
+    "from_energy",
     "harmonic_angles",
     "harmonic_bonds",
     "harmonic_trap",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dmdenv.neighbors import AllPairs, allocate
+from dmdenv.neighbors import AllPairs, allocate, neighbor_sum
 from dmdenv.potentials import (
     BySpecies,
     External,
@@ -23,6 +23,7 @@ from dmdenv.potentials import (
     dihedral_potential,
     external_potential,
     fene_bonds,
+    from_energy,
     harmonic_angles,
     harmonic_bonds,
     harmonic_trap,
@@ -75,6 +76,30 @@ def lattice_field(r, k):
     return k * jnp.sum(jnp.cos(r))
 
 
+def elastic(positions, space, k):
+    """Of all displacements from the first particle on, with a stiffness of each."""
+    return 0.5 * jnp.sum(k["each"] * jnp.sum(space.displacement(positions[1:], positions[:-1]) ** 2, axis=-1)) ** k["m"]
+
+
+def images(positions, space, width):
+    """The overlap of each particle with all others and their images, found from the cell as other codes do it."""
+    d = positions.shape[-1]
+    cell = space.cell_vectors(d)
+    copies = jnp.zeros((1, d)) if cell is None else np.array(list(itertools.product((-1, 0, 1), repeat=d))) @ cell
+    r = space.wrap(positions)
+    s = jnp.sum((r[:, None, None] - r[None, :, None] + copies.astype(r.dtype)[None, None]) ** 2, axis=-1)
+    return jnp.sum(jnp.exp(-s / width**2), axis=(1, 2))
+
+
+def crowded(positions, space, pairs, width):
+    """Of how many others are near, smoothly counted."""
+
+    def count(a, b):
+        return jnp.maximum(1 - jnp.sum(space.displacement(a, b) ** 2) / width**2, 0.0) ** 3
+
+    return neighbor_sum(count, positions, pairs, parity=1) ** 2
+
+
 PAIRS = {
     "lennard_jones": lambda d: lennard_jones(epsilon=1.3, sigma=0.9),
     "lennard_jones without end": lambda d: lennard_jones(cutoff=np.inf),
@@ -125,6 +150,9 @@ OTHERS = {
     "harmonic_trap for each": lambda d: harmonic_trap(stiffness=2.0, center=SITES[:, :d]),
     "uniform_field": lambda d: uniform_field(force=PerParticle(SITES[:, :d])),
     "a field of one's own": lambda d: external_potential(lattice_field, k=0.7),
+    "an energy function": lambda d: from_energy(elastic, k={"each": OF_BOND, "m": 0.8}),
+    "an energy function of the cell": lambda d: from_energy(images, width=0.9),
+    "an energy function over neighbours": lambda d: from_energy(crowded, cutoff=2.0, width=1.9),
     "a sum": lambda d: lennard_jones() + fene_bonds(BONDS, max_length=2.8) + cosine_angles(ANGLES),
 }
 POTENTIALS = PAIRS | OTHERS
