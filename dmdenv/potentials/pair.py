@@ -57,41 +57,46 @@ class PairPotential(Potential):
 
     def energies(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
         def kernel(a, b):
-            s, _, outside, _, energy = self._pair(space, a, b)
+            s, _, outside, _, energy = self.between(space, a, b)
             return jnp.where(outside, 0.0, 0.5 * energy(s))
 
         return neighbor_sum(kernel, self._features(space, positions, pairs), pairs, parity=1)
 
     def forces(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
         def kernel(a, b):
-            s, d, outside, together, energy = self._pair(space, a, b)
-            return jnp.where(outside | together, 0.0, -2.0 * _derivative(energy, s)) * d
+            s, d, outside, together, energy = self.between(space, a, b)
+            return jnp.where(outside | together, 0.0, -2.0 * derivative(energy, s)) * d
 
         return neighbor_sum(kernel, self._features(space, positions, pairs), pairs, parity=-1)
 
     def virial(self, space: Space, positions: jax.Array, pairs: Pairs) -> jax.Array:
         def kernel(a, b):
-            s, d, outside, together, energy = self._pair(space, a, b)
-            return jnp.where(outside | together, 0.0, -_derivative(energy, s)) * d[:, None] * d[None, :]
+            s, d, outside, together, energy = self.between(space, a, b)
+            return jnp.where(outside | together, 0.0, -derivative(energy, s)) * d[:, None] * d[None, :]
 
         return jnp.sum(neighbor_sum(kernel, self._features(space, positions, pairs), pairs, parity=1), axis=0)
 
     def _features(self, space: Space, positions: jax.Array, pairs: Pairs) -> dict[str, Any]:
         with jax.ensure_compile_time_eval():  # what is known outside of jit is known inside
             cutoff = self.cutoff
-        return {"position": pairs.within("cutoff", cutoff, space, positions, endless=True), "own": features(self._own)}
+        return {"position": pairs.within("cutoff", cutoff, space, positions, endless=True), "own": features(self.own)}
 
     @property
-    def _own(self) -> dict[str, Parameter]:
+    def own(self) -> dict[str, Parameter]:
+        """All that may differ from pair to pair: parameters, cutoff and onset."""
         onset = {} if self.onset is None else {"onset": self.onset}
         return {**self.parameters, "cutoff": self.pair_cutoff, **onset}
 
-    def _pair(self, space: Space, a: dict, b: dict):
-        """Squared distance s and displacement, whether s is beyond the cutoff, whether it is 0, and the energy of s.
+    def between(
+        self, space: Space, a: dict, b: dict
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, Callable[[jax.Array], jax.Array]]:
+        """One pair, for a kernel of features `{"position": [d], "own": features(self.own)}`.
+
+        Squared distance s and displacement, whether s is beyond the cutoff, whether it is 0, and the energy of s.
 
         The s that is returned is safe for the energy: neither 0 nor beyond the cutoff. NaN stays NaN: it is neither.
         """
-        values = of_pair(self._own, a["own"], b["own"])
+        values = of_pair(self.own, a["own"], b["own"])
         unit = values[self.cutoff_unit] if self.cutoff_unit else 1.0
         cutoff = values.pop("cutoff") * unit
         onset = values.pop("onset") * unit if "onset" in values else None
@@ -205,7 +210,7 @@ def truncate(
     if truncation == "shifted":
         return u(s) - u(end)
     if truncation == "force_shifted":
-        return u(s) - u(end) - (distance(s) - cutoff) * 2.0 * cutoff * _derivative(u, end)
+        return u(s) - u(end) - (distance(s) - cutoff) * 2.0 * cutoff * derivative(u, end)
     if truncation == "switched":
         assert onset is not None
         return u(s) * switch(s, onset**2, end)
@@ -235,7 +240,8 @@ def switch(s: jax.Array, begin: jax.Array, end: jax.Array) -> jax.Array:
     return jnp.where(s <= begin, 1.0, (end - s) ** 2 * (end + 2.0 * s - 3.0 * begin) / (end - begin) ** 3)
 
 
-def _derivative(function: Callable[[jax.Array], jax.Array], s: jax.Array) -> jax.Array:
+def derivative(function: Callable[[jax.Array], jax.Array], s: jax.Array) -> jax.Array:
+    """`df/ds` at s, of the shape of s, for a function that acts on each element alone."""
     return jax.jvp(function, (s,), (jnp.ones_like(s),))[1]
 
 

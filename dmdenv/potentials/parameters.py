@@ -37,6 +37,11 @@ class PairParameter(Declared, abc.ABC):
         """The numbers it is made of."""
 
     @property
+    @abc.abstractmethod
+    def of_particle(self) -> jax.Array:
+        """The parameter of a particle itself, as of a pair of two like it, `[n]`."""
+
+    @property
     def largest(self) -> jax.Array:
         """The largest value of any pair, float []."""
         return jnp.max(self.numbers)
@@ -81,6 +86,15 @@ class BySpecies(PairParameter):
         return jnp.sum(a[:, None] * _symmetric(self.matrix) * b[None, :])
 
     @property
+    def of_particle(self) -> jax.Array:
+        """The diagonal, by species: a sum, as the derivative of a look-up would be a scatter."""
+        k = len(self.matrix)
+        known = (self.species >= 0) & (self.species < k)
+        diagonal = jnp.sum(jnp.eye(k, dtype=self.matrix.dtype) * self.matrix, axis=1)
+        one_hot = jax.nn.one_hot(self.species, k, dtype=self.matrix.dtype)
+        return jnp.where(known, jnp.sum(one_hot * diagonal[None, :], axis=1), jnp.nan)
+
+    @property
     def numbers(self) -> jax.Array:
         return self.matrix
 
@@ -108,6 +122,15 @@ class PerPair(PairParameter):
 
     def of_pair(self, a: Any, b: Any) -> jax.Array:
         return _entry(self.matrix, a, b)
+
+    @property
+    def of_particle(self) -> jax.Array:
+        """Refused, as the diagonal is not used.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("PerPair has no parameter of a single particle; must be a number, BySpecies or PerParticle")
 
     @property
     def numbers(self) -> jax.Array:
@@ -150,6 +173,11 @@ class PerParticle(PairParameter):
         return 0.5 * (a + b) if self.mix == "arithmetic" else jnp.sqrt(a * b)
 
     @property
+    def of_particle(self) -> jax.Array:
+        """The values; of products their squares."""
+        return self.values**2 if self.mix == "product" else self.values
+
+    @property
     def numbers(self) -> jax.Array:
         """The values; of products the least and the greatest of any two."""
         if self.mix != "product":
@@ -188,6 +216,27 @@ def features(parameters: dict[str, Parameter]) -> dict[str, Any]:
 def of_pair(parameters: dict[str, Parameter], a: dict[str, Any], b: dict[str, Any]) -> dict[str, jax.Array]:
     """The parameters of one pair from the features of its two particles, each `[]`."""
     return {name: p.of_pair(a[name], b[name]) if isinstance(p, PairParameter) else p for name, p in parameters.items()}
+
+
+def products(values: jax.Array) -> PerParticle:
+    """The products of values, `[n]`, which keep their precision: also in the middle of a computation."""
+    return jax.tree.map(lambda _: values, PerParticle(np.ones(1), mix="product"))  # pyright: ignore[reportArgumentType]
+
+
+def of_particle(parameters: dict[str, Parameter], n: int) -> dict[str, jax.Array]:
+    """The parameters of n particles themselves, each `[n]`.
+
+    Raises:
+        ValueError: for a parameter of another number of particles, or a `PerPair`, which has none of one particle.
+    """
+    own = {
+        name: p.of_particle if isinstance(p, PairParameter) else jnp.broadcast_to(p, n)
+        for name, p in parameters.items()
+    }
+    for name, values in own.items():
+        if len(values) != n:
+            raise ValueError(f"{name} has {len(values)} values; must be {n}, one per particle")
+    return own
 
 
 def largest(parameter: Parameter) -> jax.Array:

@@ -17,22 +17,28 @@ from dmdenv.potentials import (
     Potential,
     angle_potential,
     bond_potential,
+    buckingham,
     cosine_angles,
     cosine_dihedrals,
     cosine_signed_angles,
+    damped_shifted_force,
     dihedral_potential,
+    embedding_potential,
     external_potential,
     fene_bonds,
     from_energy,
+    gupta,
     harmonic_angles,
     harmonic_bonds,
     harmonic_trap,
     lennard_jones,
+    mie,
     morse,
     opls_dihedrals,
     pair_potential,
     ryckaert_bellemans_dihedrals,
     soft_sphere,
+    sutton_chen,
     uniform_field,
     wca,
     yukawa,
@@ -58,6 +64,14 @@ def species(a: float, b: float, c: float) -> BySpecies:
 
 def power(r, a, m):
     return a / r**m
+
+
+def exponential(r, a):
+    return jnp.exp(-a * r)
+
+
+def saturating(rho, k):
+    return -k * rho / (1 + rho)
 
 
 def quartic(r, k):
@@ -155,7 +169,50 @@ OTHERS = {
     "an energy function over neighbours": lambda d: from_energy(crowded, cutoff=2.0, width=1.9),
     "a sum": lambda d: lennard_jones() + fene_bonds(BONDS, max_length=2.8) + cosine_angles(ANGLES),
 }
-POTENTIALS = PAIRS | OTHERS
+LATER = {
+    "mie": lambda d: mie(epsilon=1.3, sigma=species(0.9, 1.0, 1.1), n=PerParticle(11 * OF_PARTICLE), m=5.0),
+    # some pairs are below the inner maxima, at 1.1
+    "buckingham, by species": lambda d: buckingham(
+        repulsion=species(700.0, 500.0, 300.0),
+        length=0.25,
+        dispersion=species(12.0, 9.0, 5.0),
+        cutoff=2.5,
+        truncation="force_shifted",
+    ),
+    "gupta": lambda d: gupta(
+        repulsion=0.4, hopping=1.7, p=9.0, q=3.0, length=1.1, cutoff=2.4, truncation="switched", onset=1.6
+    ),
+    "gupta, by species": lambda d: gupta(
+        repulsion=species(0.3, 0.4, 0.5),
+        hopping=species(1.7, 1.2, 1.0),
+        p=9.0,
+        q=PerParticle(3.0 * OF_PARTICLE),
+        length=species(1.0, 1.1, 1.2),
+        cutoff=2.0,
+        cutoff_unit="length",
+        truncation="force_shifted",
+    ),
+    "sutton_chen, mixed": lambda d: sutton_chen(
+        epsilon=PerParticle(0.02 * OF_PARTICLE, mix="geometric"),
+        length=PerParticle(1.5 * OF_PARTICLE),
+        strength=species(20.0, 0.0, 30.0),
+        n=BySpecies(np.full((3, 3), 9.0) + np.eye(3), CHAIN % 3),
+        m=7.0,
+        cutoff=2.4,
+        truncation="shifted",
+    ),
+    "an embedding of one's own": lambda d: embedding_potential(
+        saturating,
+        density=pair_potential(exponential, cutoff=2.5, a=1.3, truncation="force_shifted"),
+        pair=lennard_jones(cutoff=2.0, truncation="shifted"),
+        k=BySpecies(np.diag([1.0, 2.0, 3.0]), CHAIN % 3),
+    ),
+    "damped_shifted_force": lambda d: damped_shifted_force(
+        charges=OF_PARTICLE * (-1) ** CHAIN, damping=0.6, cutoff=2.5, coulomb_constant=1.4
+    ),
+    "damped_shifted_force by species": lambda d: damped_shifted_force(charges=species(1.0, -1.2, 1.44), cutoff=2.5),
+}
+POTENTIALS = PAIRS | OTHERS | LATER
 SPACES = {
     "free": lambda d: Free(),
     "cube": lambda d: Periodic(5.7),
@@ -166,8 +223,10 @@ IN_TWO_DIMENSIONS = [name for name in POTENTIALS if "dihedral" not in name]
 IN_THREE_DIMENSIONS = [name for name in POTENTIALS if "signed_angles" not in name]
 PLACES = list(itertools.product((3, 2), SPACES))
 VARIANTS = {
+    "damped_shifted_force by species",
     "lennard_jones without end",
     "wca, mixed",
+    "gupta, by species",
     "soft_sphere",
     "yukawa, of charges",
     "a pair function of one's own",
@@ -302,7 +361,7 @@ def neighbors(kind: str, d: int):
 @pytest.mark.parametrize(
     ("d", "kind"), [pytest.param(*p, marks=[] if p == (3, "sheared") else pytest.mark.slow) for p in PLACES]
 )
-@pytest.mark.parametrize("name", ["lennard_jones shifted, by species", "soft_sphere, mixed", "a sum"])
+@pytest.mark.parametrize("name", ["lennard_jones shifted, by species", "soft_sphere, mixed", "gupta", "a sum"])
 def test_a_neighbour_list_gives_the_same_as_all_pairs(name, kind, d):
     arguments = POTENTIALS[name](d), SPACES[kind](d), jnp.asarray(positions(d))
     everything = jax.jit(properties)(*arguments, AllPairs())

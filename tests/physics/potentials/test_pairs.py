@@ -13,7 +13,9 @@ from dmdenv.potentials import (
     BySpecies,
     PerPair,
     PerParticle,
+    buckingham,
     lennard_jones,
+    mie,
     morse,
     pair_potential,
     soft_sphere,
@@ -85,6 +87,14 @@ TWINS = {
     "yukawa": (
         lambda: yukawa(strength=1.4, screening=0.8, cutoff=2.2, truncation="shifted"),
         ("1.4 * (exp(-0.8 * r) / r - exp(-0.8 * 2.2) / 2.2)", 2.2),
+    ),
+    "mie": (
+        lambda: mie(epsilon=1.3, sigma=1.1, n=9.0, m=3.0),
+        ("1.3 * 1.5 * 3^0.5 * ((1.1 / r)^9 - (1.1 / r)^3)", 2.5),
+    ),
+    "buckingham": (
+        lambda: buckingham(repulsion=700.0, length=0.25, dispersion=1.5, cutoff=2.5),
+        ("700 * exp(-r / 0.25) - 1.5 / r^6", 2.5),
     ),
 }
 
